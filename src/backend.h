@@ -1,0 +1,118 @@
+// The backend table: what a backend must and may provide, how backends are found, and the check at creation.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "log.h"
+#include "stages.h"
+#include "tensor.h"
+
+namespace seer {
+
+// Same values as seer_backend.
+enum class BackendKind : int32_t { automatic = 0, cuda = 1, vulkan = 2, cpu = 3 };
+
+struct DeviceInfo {
+  BackendKind backend = BackendKind::cpu;
+  int32_t ordinal = 0;
+  uint32_t vendor_id = 0;
+  uint8_t uuid[16] = {};
+  uint64_t memory_bytes = 0;
+  uint64_t dtype_bits = 0;  // 1 << DType
+  std::string name, detail;
+};
+
+// What the planner needs to know of a device.
+struct DeviceLimits {
+  bool attend_rotates = false;  // attend applies RoPE itself; else the pipeline asks pool for rotated copies
+  int64_t max_head_dim = 256;
+  int64_t cache_bytes = 1 << 20;  // per core or SM: what a tile should fit
+  int64_t alignment = 64;         // of workspace parts, bytes
+};
+
+struct HostAllocator {  // fn pointers of seer_allocator; null = aligned new
+  void *(*alloc)(void *user, uint64_t size, uint64_t align) = nullptr;
+  void (*free)(void *user, void *ptr, uint64_t size) = nullptr;
+  void *(*device_alloc)(void *user, uint64_t size, void *stream) = nullptr;
+  void (*device_free)(void *user, void *ptr, uint64_t size, void *stream) = nullptr;
+  void *user = nullptr;
+};
+
+struct DeviceParams {
+  int32_t ordinal = 0;
+  int32_t threads = 0;  // cpu: 0 = all
+  bool reference = false;
+  HostAllocator allocator;
+  Log log;
+};
+
+// Memory of a device. address is a host pointer (cpu), a device pointer (cuda) or null (vulkan, which uses handle).
+struct Memory {
+  void *address = nullptr;
+  uint64_t handle = 0;
+  uint64_t size = 0;
+};
+
+// One call in flight: cancellation and progress. Stages call step() as they finish units and stop early (by throwing
+// Error(cancelled)) when it says so. Thread-safe.
+class Exec {
+public:
+  std::function<bool()> cancelled = [] { return false; };
+  std::function<void(uint64_t units)> step = [](uint64_t) {};
+  void *stream = nullptr;  // cuda
+  void check_cancelled() const;  // throws Error(cancelled)
+};
+
+struct BackendFns;
+
+// A device in use. Each backend derives its own. One call at a time runs stages on it.
+struct Device {
+  const BackendFns *fns = nullptr;
+  DeviceInfo info;
+  DeviceLimits limits;
+  Log log;
+  virtual ~Device() = default;
+};
+
+struct BackendFns {
+  const char *name = nullptr;
+  BackendKind kind = BackendKind::automatic;
+
+  // Probe. Devices that could be created; 0 where the driver is missing. Required.
+  int32_t (*device_count)() = nullptr;
+  DeviceInfo (*device_info)(int32_t ordinal) = nullptr;
+  std::unique_ptr<Device> (*create)(const DeviceParams &params) = nullptr;
+
+  // Memory. Required. alloc throws (device_)out_of_memory; read and write block and are ordered with the stages.
+  Memory (*alloc)(Device &, uint64_t bytes) = nullptr;
+  void (*free)(Device &, Memory) noexcept = nullptr;
+  void (*write)(Device &, Memory dst, uint64_t offset, const void *src, uint64_t bytes) = nullptr;
+  void (*read)(Device &, Memory src, uint64_t offset, void *dst, uint64_t bytes) = nullptr;
+
+  // Stages. Required.
+  void (*pool)(Device &, Exec &, const PoolArgs &) = nullptr;
+  void (*project)(Device &, Exec &, const ProjectArgs &) = nullptr;
+  void (*score)(Device &, Exec &, const ScoreArgs &) = nullptr;
+  void (*select)(Device &, Exec &, const SelectArgs &) = nullptr;
+  void (*attend)(Device &, Exec &, const AttendArgs &) = nullptr;
+
+  // Completion. Optional: NULL = a stage is complete when it returns.
+  uint64_t (*record)(Device &, void *stream) = nullptr;              // a fence after all work so far
+  bool (*fence_wait)(Device &, uint64_t fence, uint64_t timeout_ns) = nullptr;  // false: timeout. Throws device_lost
+};
+
+// The backends of this build, best first: cuda, vulkan, cpu. A backend that is not built in is a stub without devices.
+std::span<const BackendFns *const> backends();
+const BackendFns &backend(BackendKind kind);  // throws on automatic and unknown kinds
+// Creates a device: `automatic` takes the first backend that has one and works, logging why others did not. Checks the
+// table and the invariants of info and limits, so that a broken backend fails here and not in its first call.
+std::unique_ptr<Device> create_device(BackendKind kind, const DeviceParams &params);
+
+const BackendFns &cpu_backend();
+const BackendFns &cuda_backend();
+const BackendFns &vulkan_backend();
+
+}  // namespace seer

@@ -1,0 +1,114 @@
+// The pipeline: the only place that knows the order of the stages.
+#pragma once
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "backend.h"
+#include "gate.h"
+#include "plan.h"
+#include "rope.h"
+
+namespace seer {
+
+// A mask with a byte per block, [batch][head][row][cols]; what a caller may pass instead of bits.
+struct ByteMaskView {
+  uint8_t *bytes = nullptr;
+  int64_t stride_batch = 0, stride_head = 0, stride_row = 0;
+  int64_t cols = 0;
+};
+
+// Gate K of complete blocks, per layer [sequences][max_blocks][k_heads][gate_dim] f32 in device memory.
+class GateCache {
+public:
+  GateCache(Device &device, const GateConfig &config, int32_t layers, int32_t sequences, int64_t max_tokens);
+  ~GateCache();
+  GateCache(const GateCache &) = delete;
+  GateCache &operator=(const GateCache &) = delete;
+
+  int32_t sequences() const { return sequences_; }
+  int64_t max_blocks() const { return max_blocks_; }
+  int32_t layers() const { return static_cast<int32_t>(memory_.size()); }
+  const GateConfig &config() const { return config_; }
+  float *gate_k(int32_t layer) const { return static_cast<float *>(memory_[size_t(layer)].address); }
+  // Blocks covered, submitted work included.
+  int64_t blocks(int32_t layer, int32_t sequence) const;
+  void set_blocks(int32_t layer, int32_t sequence, int64_t blocks);
+  void truncate(int32_t sequence /* -1 = all */, int64_t blocks);
+
+private:
+  Device &device_;
+  GateConfig config_;
+  int32_t sequences_;
+  int64_t max_blocks_;
+  std::vector<Memory> memory_;                // per layer
+  mutable std::mutex mutex_;
+  std::vector<std::vector<int64_t>> blocks_;  // [layer][sequence]
+};
+
+struct GateCall {
+  const GateConfig *config = nullptr;
+  const LayerGate *weights = nullptr;  // device memory
+  std::vector<Sequence> sequences;     // batch, q_begin/len, k_begin/len, total_len, mask_row set; rows assigned here
+  TokenView q, k;                      // before RoPE
+  FloatView scores;                    // optional
+  int64_t scores_cols = 0;
+  bool scores_are_logits = false;      // else softmax
+  BlockMaskView mask;                  // optional
+  ByteMaskView mask_bytes;             // optional
+  SelectRule rule;                     // method not model
+  RopeConfig rope;                     // of the gate; kind none = no rotation
+  GateCache *cache = nullptr;
+  int32_t cache_layer = 0;             // index into the cache
+};
+
+struct AttendCall {
+  std::vector<Sequence> sequences;
+  int64_t block = 64;
+  TokenView q, k, v, out;
+  FloatView lse;            // optional
+  BlockMaskView mask;       // words and mask_bytes null: dense
+  ByteMaskView mask_bytes;
+  double scale = 0;         // set, not 0
+  RopeConfig rope;          // kind none = no rotation
+};
+
+struct SelectCall {
+  std::vector<Sequence> sequences;
+  int64_t block = 64, q_heads = 0;
+  FloatView scores;
+  BlockMaskView mask;
+  ByteMaskView mask_bytes;
+  SelectRule rule;
+};
+
+struct CallStats {
+  SelectStats select;
+  uint64_t workspace_bytes = 0, device_ns = 0, gate_ns = 0, attend_ns = 0;
+};
+
+// Runs calls on one device, one at a time, reusing one workspace. Inputs were validated (validate.h).
+class Pipeline {
+public:
+  explicit Pipeline(Device &device, uint64_t workspace_limit = 0 /* 0 = none */);
+  ~Pipeline();
+  Pipeline(const Pipeline &) = delete;
+  Pipeline &operator=(const Pipeline &) = delete;
+
+  // gate, then attend over its mask. attend.sequences, mask and mask_bytes are ignored: the gate's are used.
+  void prefill(Exec &exec, const GateCall &gate, const AttendCall &attend, CallStats &stats);
+  void gate(Exec &exec, const GateCall &call, CallStats &stats);
+  void select(Exec &exec, const SelectCall &call, CallStats &stats);
+  void attend(Exec &exec, const AttendCall &call, CallStats &stats);
+
+  // Workspace bytes that prefill would take. Pure.
+  static uint64_t prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend);
+  // Units that Exec::step will be told of in all, for progress.
+  static uint64_t prefill_units(const GateCall &gate);
+
+private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace seer
