@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "log.h"
+#include "status.h"
 #include "stages.h"
 #include "tensor.h"
 
@@ -98,6 +100,10 @@ struct BackendFns {
   void (*score)(Device &, Exec &, const ScoreArgs &) = nullptr;
   void (*select)(Device &, Exec &, const SelectArgs &) = nullptr;
   void (*attend)(Device &, Exec &, const AttendArgs &) = nullptr;
+
+  // Masks of bytes. Optional: NULL = masks are host memory and the pipeline converts them.
+  void (*pack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;    // bytes -> bits, non-zero = keep
+  void (*unpack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;  // bits -> bytes, 0 or 1
 
   // Completion. Optional: NULL = a stage is complete when it returns.
   uint64_t (*record)(Device &, void *stream) = nullptr;              // a fence after all work so far

@@ -11,13 +11,6 @@
 
 namespace seer {
 
-// A mask with a byte per block, [batch][head][row][cols]; what a caller may pass instead of bits.
-struct ByteMaskView {
-  uint8_t *bytes = nullptr;
-  int64_t stride_batch = 0, stride_head = 0, stride_row = 0;
-  int64_t cols = 0;
-};
-
 // Gate K of complete blocks, per layer [sequences][max_blocks][k_heads][gate_dim] f32 in device memory.
 class GateCache {
 public:

@@ -142,4 +142,19 @@ struct AttendArgs {
   RopeView rope;
 };
 
+// A mask with a byte per block, [batch][head][row][cols]; what a caller may pass instead of bits.
+struct ByteMaskView {
+  uint8_t *bytes = nullptr;
+  int64_t stride_batch = 0, stride_head = 0, stride_row = 0;
+  int64_t cols = 0;
+};
+
+struct MaskBytesArgs {
+  std::span<const Sequence> sequences;
+  int64_t block = 64, q_heads = 0;
+  BlockMaskView bits;
+  int64_t row_words = 0;
+  ByteMaskView bytes;
+};
+
 }  // namespace seer
