@@ -8,8 +8,8 @@
 #include <string>
 
 #include "log.h"
-#include "status.h"
 #include "stages.h"
+#include "status.h"
 #include "tensor.h"
 
 namespace seer {
@@ -64,7 +64,7 @@ class Exec {
 public:
   std::function<bool()> cancelled = [] { return false; };
   std::function<void(uint64_t units)> step = [](uint64_t) {};
-  void *stream = nullptr;  // cuda
+  void *stream = nullptr;        // cuda
   void check_cancelled() const;  // throws Error(cancelled)
 };
 
@@ -106,7 +106,7 @@ struct BackendFns {
   void (*unpack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;  // bits -> bytes, 0 or 1
 
   // Completion. Optional: NULL = a stage is complete when it returns.
-  uint64_t (*record)(Device &, void *stream) = nullptr;              // a fence after all work so far
+  uint64_t (*record)(Device &, void *stream) = nullptr;                         // a fence after all work so far
   bool (*fence_wait)(Device &, uint64_t fence, uint64_t timeout_ns) = nullptr;  // false: timeout. Throws device_lost
 };
 

@@ -15,8 +15,8 @@ constexpr int64_t mask_words(int64_t n) { return (n + 31) / 32; }
 
 // Rows of bits in somebody's memory, [batch][head][row][word]; row r of sequence s is at mask_row(s) + r.
 struct BlockMaskView {
-  uint32_t *words = nullptr;  // null: absent (attend: dense)
-  uint64_t handle = 0, offset = 0;  // vulkan
+  uint32_t *words = nullptr;                                  // null: absent (attend: dense)
+  uint64_t handle = 0, offset = 0;                            // vulkan
   int64_t stride_batch = 0, stride_head = 0, stride_row = 0;  // in words
 
   uint32_t *row(int64_t batch, int64_t head, int64_t r) const {

@@ -8,13 +8,15 @@ namespace seer {
 
 inline int64_t checked_mul(int64_t a, int64_t b) {
   int64_t r;
-  if (__builtin_mul_overflow(a, b, &r)) fail(Status::out_of_bounds, "%lld * %lld overflows 64 bits", (long long)a, (long long)b);
+  if (__builtin_mul_overflow(a, b, &r))
+    fail(Status::out_of_bounds, "%lld * %lld overflows 64 bits", (long long)a, (long long)b);
   return r;
 }
 
 inline int64_t checked_add(int64_t a, int64_t b) {
   int64_t r;
-  if (__builtin_add_overflow(a, b, &r)) fail(Status::out_of_bounds, "%lld + %lld overflows 64 bits", (long long)a, (long long)b);
+  if (__builtin_add_overflow(a, b, &r))
+    fail(Status::out_of_bounds, "%lld + %lld overflows 64 bits", (long long)a, (long long)b);
   return r;
 }
 

@@ -47,7 +47,9 @@ inline float to_f32(f16 x) {
 template <class T>
 T from_f32(float x);
 template <>
-inline float from_f32<float>(float x) { return x; }
+inline float from_f32<float>(float x) {
+  return x;
+}
 template <>
 inline bf16 from_f32<bf16>(float x) {
   const auto u = std::bit_cast<uint32_t>(x);

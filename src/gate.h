@@ -63,9 +63,9 @@ struct LayerGate {
 };
 
 struct GateModel {
-  GateConfig config;           // q_heads and kv_heads are those loaded (a rank's share)
-  int32_t first_layer = 0;     // layers[i] is layer first_layer + i
-  int32_t first_kv_head = 0;   // of the checkpoint
+  GateConfig config;          // q_heads and kv_heads are those loaded (a rank's share)
+  int32_t first_layer = 0;    // layers[i] is layer first_layer + i
+  int32_t first_kv_head = 0;  // of the checkpoint
   std::vector<LayerGate> layers;
   std::vector<std::shared_ptr<const void>> storage;  // keeps `data` pointers alive
 };

@@ -34,7 +34,7 @@ private:
   GateConfig config_;
   int32_t sequences_;
   int64_t max_blocks_;
-  std::vector<Memory> memory_;                // per layer
+  std::vector<Memory> memory_;  // per layer
   mutable std::mutex mutex_;
   std::vector<std::vector<int64_t>> blocks_;  // [layer][sequence]
 };
@@ -46,24 +46,24 @@ struct GateCall {
   TokenView q, k;                      // before RoPE
   FloatView scores;                    // optional
   int64_t scores_cols = 0;
-  bool scores_are_logits = false;      // else softmax
-  BlockMaskView mask;                  // optional
-  ByteMaskView mask_bytes;             // optional
-  SelectRule rule;                     // method not model
-  RopeConfig rope;                     // of the gate; kind none = no rotation
+  bool scores_are_logits = false;  // else softmax
+  BlockMaskView mask;              // optional
+  ByteMaskView mask_bytes;         // optional
+  SelectRule rule;                 // method not model
+  RopeConfig rope;                 // of the gate; kind none = no rotation
   GateCache *cache = nullptr;
-  int32_t cache_layer = 0;             // index into the cache
+  int32_t cache_layer = 0;  // index into the cache
 };
 
 struct AttendCall {
   std::vector<Sequence> sequences;
   int64_t block = 64;
   TokenView q, k, v, out;
-  FloatView lse;            // optional
-  BlockMaskView mask;       // words and mask_bytes null: dense
+  FloatView lse;       // optional
+  BlockMaskView mask;  // words and mask_bytes null: dense
   ByteMaskView mask_bytes;
-  double scale = 0;         // set, not 0
-  RopeConfig rope;          // kind none = no rotation
+  double scale = 0;  // set, not 0
+  RopeConfig rope;   // kind none = no rotation
 };
 
 struct SelectCall {

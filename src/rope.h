@@ -1,7 +1,7 @@
 // Rotary position embedding: inverse frequencies of every kind of scaling, and tables of cosines and sines.
 //
-// Formulas: transformers' modeling_rope_utils (default, linear, dynamic, llama3, yarn, longrope), whose values the golden
-// cases carry. Half-rotation layout: element d pairs with d + dim/2.
+// Formulas: transformers' modeling_rope_utils (default, linear, dynamic, llama3, yarn, longrope), whose values the
+// golden cases carry. Half-rotation layout: element d pairs with d + dim/2.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -24,16 +24,16 @@ struct RopeConfig {
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double attention_factor = NAN_;                        // yarn, longrope: absent = from factor
   double beta_fast = 32.0, beta_slow = 1.0, mscale = NAN_, mscale_all_dim = NAN_;  // yarn
-  bool truncate = true;                                  // yarn
-  std::vector<double> short_factor, long_factor;         // longrope, dim / 2 values each
-  std::vector<float> inv_freq;                           // kind inv_freq
-  double attention_scaling = 1.0;                        // kind inv_freq
+  bool truncate = true;                                                            // yarn
+  std::vector<double> short_factor, long_factor;                                   // longrope, dim / 2 values each
+  std::vector<float> inv_freq;                                                     // kind inv_freq
+  double attention_scaling = 1.0;                                                  // kind inv_freq
 
   static constexpr double NAN_ = __builtin_nan("");
 };
 
 struct RopeFreqs {
-  std::vector<float> inv_freq;  // dim / 2
+  std::vector<float> inv_freq;     // dim / 2
   double attention_scaling = 1.0;  // on cos and sin
   bool operator==(const RopeFreqs &) const = default;
 };

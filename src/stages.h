@@ -32,7 +32,7 @@ struct Sequence {
 
 // Tokens in somebody's memory, [batch][token][head][dim], innermost stride 1.
 struct TokenView {
-  void *data = nullptr;  // null: absent
+  void *data = nullptr;             // null: absent
   uint64_t handle = 0, offset = 0;  // vulkan
   DType dtype = DType::none;
   int64_t heads = 0, dim = 0;
@@ -68,28 +68,28 @@ enum class Side { q, k };
 // from q_row) or blocks cached_blocks.. of K (rows from k_pool_row); a short last block pools the tokens it has.
 // rotated, if present: x with `rope` applied at token positions, all tokens; for backends whose attend does not rotate.
 struct PoolArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   Side side = Side::q;
   int64_t block = 64;
-  TokenView x;
+  TokenView x{};
   uint32_t pool_bits = 0;
   float *pooled = nullptr;  // null: only rotate
-  TokenView rotated;
-  RopeView rope;
+  TokenView rotated{};
+  RopeView rope{};
 };
 
 // gate[row][head] = rope(pooled[row][head * pooled_heads / gate_heads] W[head]), at the position of each block's first
 // token. Without a matrix gate = rope(pooled).
 struct ProjectArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   Side side = Side::q;
   int64_t block = 64;
   const float *pooled = nullptr;
   int64_t pooled_heads = 0;
   int64_t gate_heads = 0;
   int64_t in = 0, out = 0;  // channels; equal without a matrix
-  GateMatrix weight;        // data is device memory
-  RopeView rope;            // row i of its tables is block i
+  GateMatrix weight{};      // data is device memory
+  RopeView rope{};          // row i of its tables is block i
   float *gate = nullptr;
 };
 
@@ -98,17 +98,17 @@ struct GateVectors {
   const float *q = nullptr, *k = nullptr;  // [row][heads][dim]
   int64_t q_heads = 0, k_heads = 0;        // query head h compares with head h * k_heads / q_heads of k
   int64_t dim = 0;
-  double scale = 0;                        // 1 / sqrt(dim)
+  double scale = 0;  // 1 / sqrt(dim)
 };
 
 // scores[h][i][j] = scale <q_i, k_j> for j below causal_blocks(i); their softmax over j if `softmax`. Outside the
 // triangle, up to `cols` columns: 0 with softmax, -inf without.
 struct ScoreArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   int64_t block = 64;
-  GateVectors gate;
+  GateVectors gate{};
   bool softmax = true;
-  FloatView scores;
+  FloatView scores{};
   int64_t cols = 0;
 };
 
@@ -119,27 +119,27 @@ struct SelectStats {
 // Writes every word of every row (bits outside the triangle 0), by `rule`, either from gate vectors (never writing an
 // n x n matrix) or, if scores.data is set, from scores.
 struct SelectArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   int64_t block = 64;
   int64_t q_heads = 0;
-  GateVectors gate;
-  FloatView scores;
-  SelectRule rule;  // method not model
-  BlockMaskView mask;
-  int64_t mask_row_words = 0;  // words to write in each row: mask_words of the longest sequence
+  GateVectors gate{};
+  FloatView scores{};
+  SelectRule rule{};  // method not model
+  BlockMaskView mask{};
+  int64_t mask_row_words = 0;    // words to write in each row: mask_words of the longest sequence
   SelectStats *stats = nullptr;  // added to; device memory of the backend
 };
 
-// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q and k first if rope is set (only where
-// the backend says attend_rotates). A row that keeps nothing, or sees no key, gives 0 and lse -inf.
+// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q and k first if rope is set (only
+// where the backend says attend_rotates). A row that keeps nothing, or sees no key, gives 0 and lse -inf.
 struct AttendArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   int64_t block = 64;
-  TokenView q, k, v, out;
-  FloatView lse;       // data null: not wanted
-  BlockMaskView mask;  // words null: dense
+  TokenView q{}, k{}, v{}, out{};
+  FloatView lse{};       // data null: not wanted
+  BlockMaskView mask{};  // words null: dense
   double scale = 0;
-  RopeView rope;
+  RopeView rope{};
 };
 
 // A mask with a byte per block, [batch][head][row][cols]; what a caller may pass instead of bits.
@@ -150,11 +150,11 @@ struct ByteMaskView {
 };
 
 struct MaskBytesArgs {
-  std::span<const Sequence> sequences;
+  std::span<const Sequence> sequences{};
   int64_t block = 64, q_heads = 0;
-  BlockMaskView bits;
+  BlockMaskView bits{};
   int64_t row_words = 0;
-  ByteMaskView bytes;
+  ByteMaskView bytes{};
 };
 
 }  // namespace seer

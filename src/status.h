@@ -51,8 +51,8 @@ private:
 [[noreturn]] void fail(Status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // One line per documented "must".
-#define SEER_REQUIRE(condition, status, ...) \
-  do {                                       \
+#define SEER_REQUIRE(condition, status, ...)             \
+  do {                                                   \
     if (!(condition)) ::seer::fail(status, __VA_ARGS__); \
   } while (0)
 

@@ -11,11 +11,11 @@ struct Workers {
   Exec &exec;
 };
 
-#define SEER_CPU_KERNELS(variant)                           \
-  void pool_##variant(Workers &, const PoolArgs &);         \
-  void project_##variant(Workers &, const ProjectArgs &);   \
-  void score_##variant(Workers &, const ScoreArgs &);       \
-  void select_##variant(Workers &, const SelectArgs &);     \
+#define SEER_CPU_KERNELS(variant)                         \
+  void pool_##variant(Workers &, const PoolArgs &);       \
+  void project_##variant(Workers &, const ProjectArgs &); \
+  void score_##variant(Workers &, const ScoreArgs &);     \
+  void select_##variant(Workers &, const SelectArgs &);   \
   void attend_##variant(Workers &, const AttendArgs &);
 
 SEER_CPU_KERNELS(ref)   // single-threaded

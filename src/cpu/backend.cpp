@@ -1,0 +1,136 @@
+// The CPU backend: host memory, the reference kernels or the vectorised ones on a thread pool.
+#include "../backend.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "kernels.h"
+
+namespace seer {
+namespace {
+
+constexpr uint64_t kAlignment = 64;  // a cache line, and the widest vector
+
+struct CpuDevice : Device {
+  explicit CpuDevice(const DeviceParams &params)
+      : pool(params.reference ? 1 : params.threads), reference(params.reference), allocator(params.allocator) {}
+  ThreadPool pool;
+  bool reference;
+  HostAllocator allocator;
+};
+
+CpuDevice &cpu(Device &device) { return static_cast<CpuDevice &>(device); }
+
+std::string cpu_name() {
+  std::string name = "CPU";
+  if (std::FILE *file = std::fopen("/proc/cpuinfo", "re")) {
+    char line[512];
+    while (std::fgets(line, sizeof line, file)) {
+      const char *colon = std::strchr(line, ':');
+      if (std::strncmp(line, "model name", 10) != 0 || !colon || !colon[1]) continue;
+      name = colon + 2;
+      while (!name.empty() && (name.back() == '\n' || name.back() == ' ')) name.pop_back();
+      break;
+    }
+    std::fclose(file);
+  }
+  return name;
+}
+
+int32_t device_count() { return 1; }
+
+DeviceInfo device_info(int32_t) {
+  DeviceInfo info;
+  info.backend = BackendKind::cpu;
+  info.memory_bytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGE_SIZE));
+  for (DType t : {DType::f32, DType::f16, DType::bf16}) info.dtype_bits |= uint64_t{1} << int(t);
+  info.name = cpu_name();
+  info.detail = std::string("kernels ") + cpu::simd_target();
+  return info;
+}
+
+Memory alloc(Device &device, uint64_t bytes) {
+  const HostAllocator &a = cpu(device).allocator;
+  const uint64_t size = bytes ? bytes : 1;
+  void *address =
+      a.alloc ? a.alloc(a.user, size, kAlignment) : ::operator new (size, std::align_val_t{kAlignment}, std::nothrow);
+  SEER_REQUIRE(address, Status::out_of_memory, "%llu bytes of host memory cannot be had", (unsigned long long)bytes);
+  return {.address = address, .handle = 0, .size = bytes};
+}
+
+void free_memory(Device &device, Memory memory) noexcept {
+  const HostAllocator &a = cpu(device).allocator;
+  if (!memory.address) return;
+  if (a.alloc)
+    a.free(a.user, memory.address, memory.size ? memory.size : 1);
+  else
+    ::operator delete (memory.address, std::align_val_t{kAlignment});
+}
+
+void write(Device &, Memory dst, uint64_t offset, const void *src, uint64_t bytes) {
+  if (bytes) std::memcpy(static_cast<char *>(dst.address) + offset, src, bytes);
+}
+void read(Device &, Memory src, uint64_t offset, void *dst, uint64_t bytes) {
+  if (bytes) std::memcpy(dst, static_cast<const char *>(src.address) + offset, bytes);
+}
+
+// Calls the device's variant of a stage.
+#define SEER_STAGE(stage, Args)                              \
+  void stage(Device &device, Exec &exec, const Args &args) { \
+    cpu::Workers workers{cpu(device).pool, exec};            \
+    if (cpu(device).reference)                               \
+      cpu::stage##_ref(workers, args);                       \
+    else                                                     \
+      cpu::stage##_simd(workers, args);                      \
+  }
+SEER_STAGE(pool, PoolArgs)
+SEER_STAGE(project, ProjectArgs)
+SEER_STAGE(score, ScoreArgs)
+SEER_STAGE(select, SelectArgs)
+SEER_STAGE(attend, AttendArgs)
+#undef SEER_STAGE
+
+std::unique_ptr<Device> create(const DeviceParams &params);
+
+const BackendFns kFns = {
+    .name = "cpu",
+    .kind = BackendKind::cpu,
+    .device_count = device_count,
+    .device_info = device_info,
+    .create = create,
+    .alloc = alloc,
+    .free = free_memory,
+    .write = write,
+    .read = read,
+    .pool = pool,
+    .project = project,
+    .score = score,
+    .select = select,
+    .attend = attend,
+};
+
+std::unique_ptr<Device> create(const DeviceParams &params) {
+  auto device = std::make_unique<CpuDevice>(params);
+  device->fns = &kFns;
+  device->info = device_info(0);
+  device->info.detail = params.reference
+                            ? std::string("reference kernels")
+                            : device->info.detail + ", " + std::to_string(device->pool.size()) + " threads";
+  device->limits.attend_rotates = true;
+  device->limits.max_head_dim = 1 << 16;
+  const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (l2 > 0) device->limits.cache_bytes = l2;
+  device->limits.alignment = int64_t{kAlignment};
+  device->log = params.log;
+  return device;
+}
+
+}  // namespace
+
+const BackendFns &cpu_backend() { return kFns; }
+
+}  // namespace seer

@@ -1,0 +1,466 @@
+#include "pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "checked.h"
+
+namespace seer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint64_t ns_since(Clock::time_point start) {
+  return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+}
+
+// Progress of one stage: forwards at most `units` steps while it runs, and what is missing at its end, so that a call's
+// steps always add up to what was announced, whatever grain a kernel has.
+class StageExec : public Exec {
+public:
+  StageExec(Exec &parent, uint64_t units) : parent_(parent), left_(units) {
+    parent_.check_cancelled();
+    cancelled = parent.cancelled;
+    stream = parent.stream;
+    step = [this](uint64_t n) { take(n); };
+  }
+  void finish() { take(UINT64_MAX); }
+
+private:
+  void take(uint64_t n) {
+    uint64_t left = left_.load(std::memory_order_relaxed), taken;
+    do taken = std::min(n, left);
+    while (!left_.compare_exchange_weak(left, left - taken, std::memory_order_relaxed));
+    if (taken) parent_.step(taken);
+  }
+  Exec &parent_;
+  std::atomic<uint64_t> left_;
+};
+
+int64_t total_q_blocks(std::span<const Sequence> sequences, int64_t block) {
+  int64_t rows = 0;
+  for (const Sequence &s : sequences) rows += s.q_blocks(block);
+  return rows;
+}
+
+// The length that length-dependent RoPE scalings look at.
+int64_t rope_length(const Sequence &s) { return std::max(s.total_len, s.k_len); }
+
+// Rows of the gate's vectors in workspace and cache.
+void assign_rows(std::vector<Sequence> &sequences, int64_t block, const GateCache *cache, int32_t cache_layer) {
+  int64_t q_row = 0, k_row = 0, k_pool_row = 0;
+  for (size_t i = 0; i < sequences.size(); i++) {
+    Sequence &s = sequences[i];
+    const int64_t k_blocks = s.k_blocks(block);
+    if (cache) {
+      // A block counts as cached only while all of it lies within this call's keys.
+      s.cached_blocks = std::min(cache->blocks(cache_layer, int32_t(i)), s.k_len / block);
+      SEER_REQUIRE(k_blocks <= cache->max_blocks(), Status::cache_state,
+                   "sequence %zu has %lld key blocks; the gate cache holds %lld", i, (long long)k_blocks,
+                   (long long)cache->max_blocks());
+    }
+    s.q_row = q_row;
+    s.k_pool_row = k_pool_row;
+    s.k_row = cache ? int64_t(i) * cache->max_blocks() : k_row;
+    q_row += s.q_blocks(block);
+    k_row += k_blocks;
+    k_pool_row += k_blocks - s.cached_blocks;
+  }
+}
+
+Problem gate_problem(const GateCall &call) {
+  Problem problem;
+  problem.sequences = call.sequences;
+  problem.q_heads = call.q.heads;
+  problem.kv_heads = call.k.heads;
+  problem.head_dim = call.q.dim;
+  problem.dtype = call.q.dtype;
+  problem.block = call.config->block_size;
+  problem.gate = call.config;
+  problem.cached = call.cache != nullptr;
+  problem.own_mask = !call.mask.words && call.mask_bytes.bytes;
+  return problem;
+}
+
+Problem prefill_problem(const GateCall &gate, const AttendCall &attend) {
+  Problem problem = gate_problem(gate);
+  problem.own_mask = !gate.mask.words;
+  problem.rotate = attend.rope.kind != RopeKind::none;
+  return problem;
+}
+
+Problem attend_problem(const AttendCall &call) {
+  Problem problem;
+  problem.sequences = call.sequences;
+  problem.q_heads = call.q.heads;
+  problem.kv_heads = call.k.heads;
+  problem.head_dim = call.q.dim;
+  problem.dtype = call.q.dtype;
+  problem.block = call.block;
+  problem.rotate = call.rope.kind != RopeKind::none;
+  problem.own_mask = !call.mask.words && call.mask_bytes.bytes;
+  return problem;
+}
+
+}  // namespace
+
+struct Pipeline::Impl {
+  Device &device;
+  uint64_t limit;
+  Memory workspace;
+  RopeTableCache rope_tables;
+
+  Impl(Device &d, uint64_t workspace_limit) : device(d), limit(workspace_limit) {}
+  ~Impl() { release_workspace(); }
+
+  void release_workspace() {
+    if (workspace.size) device.fns->free(device, workspace);
+    workspace = {};
+  }
+
+  Plan prepare(const Problem &problem, CallStats &stats) {
+    SEER_REQUIRE(problem.head_dim <= device.limits.max_head_dim, Status::unsupported,
+                 "head dim is %lld; this device takes up to %lld", (long long)problem.head_dim,
+                 (long long)device.limits.max_head_dim);
+    const Plan plan = make_plan(problem, device.limits);
+    SEER_REQUIRE(!limit || plan.workspace_bytes <= limit, Status::out_of_memory,
+                 "the call needs %llu bytes of workspace; the context's limit is %llu",
+                 (unsigned long long)plan.workspace_bytes, (unsigned long long)limit);
+    if (workspace.size < plan.workspace_bytes) {
+      release_workspace();
+      workspace = device.fns->alloc(device, plan.workspace_bytes);
+    }
+    const SelectStats zero;
+    device.fns->write(device, workspace, plan.stats.offset, &zero, sizeof zero);
+    stats.workspace_bytes = plan.workspace_bytes;
+    return plan;
+  }
+
+  template <class T>
+  T *at(const Region &region) const {
+    return reinterpret_cast<T *>(static_cast<char *>(workspace.address) + region.offset);
+  }
+
+  BlockMaskView own_mask(const Plan &plan) const {
+    // Packed sequences have batch 0 and rising mask_row, dense ones batch b and mask_row 0: one layout serves both.
+    return {.words = at<uint32_t>(plan.mask),
+            .stride_batch = plan.max_q_blocks * plan.mask_row_words,
+            .stride_head = plan.q_rows * plan.mask_row_words,
+            .stride_row = plan.mask_row_words};
+  }
+
+  void read_stats(const Plan &plan, CallStats &stats) {
+    device.fns->read(device, workspace, plan.stats.offset, &stats.select, sizeof stats.select);
+  }
+
+  // A view that keeps its tables alive.
+  struct RopeUse {
+    RopeFreqs freqs;
+    std::shared_ptr<const RopeTables> tables;
+    RopeView view() const {
+      if (!tables) return {};
+      return {.inv_freq = freqs.inv_freq.data(),
+              .attention_scaling = freqs.attention_scaling,
+              .half = int64_t(freqs.inv_freq.size()),
+              .cos = tables->cos.data(),
+              .sin = tables->sin.data()};
+    }
+  };
+  RopeUse rope(const RopeConfig &config, int64_t dim, int64_t length, int64_t rows, int64_t step) {
+    RopeUse use;
+    if (config.kind == RopeKind::none || rows == 0) return use;
+    use.freqs = rope_freqs(config, dim, length);
+    use.tables = rope_tables.get(use.freqs, rows, step);
+    return use;
+  }
+
+  // Runs f(first, last) over runs of sequences that share their RoPE frequencies: all of them, but for the scalings
+  // that depend on the length.
+  template <class F>
+  static void each_rope_group(const std::vector<Sequence> &sequences, bool length_matters, F f) {
+    size_t first = 0;
+    for (size_t i = 1; i <= sequences.size(); i++) {
+      if (i < sequences.size() && (!length_matters || rope_length(sequences[i]) == rope_length(sequences[first])))
+        continue;
+      f(std::span(sequences).subspan(first, i - first));
+      first = i;
+    }
+  }
+
+  // pool, project, score, select. `rotate` (null = no) also gets rotated copies of q and k for attend.
+  void run_gate(Exec &exec, const GateCall &call, std::span<const Sequence> sequences, const Plan &plan,
+                const BlockMaskView *mask, const AttendCall *rotate, TokenView *rotated_q, TokenView *rotated_k) {
+    const BackendFns &fns = *device.fns;
+    const GateConfig &config = *call.config;
+    const int64_t block = config.block_size, head_dim = config.head_dim;
+    int64_t length = 0, k_blocks = 0, k_tokens = 0;
+    for (const Sequence &s : sequences) {
+      length = std::max(length, rope_length(s));
+      k_blocks = std::max(k_blocks, s.k_blocks(block));
+      k_tokens = std::max(k_tokens, s.k_len);
+    }
+    const RopeUse gate_rope = rope(call.rope, config.gate_dim, length, k_blocks, block);
+    const RopeUse token_rope = rotate ? rope(rotate->rope, head_dim, length, k_tokens, 1) : RopeUse{};
+    float *gate_q = at<float>(plan.gate_q);
+    float *gate_k = call.cache ? call.cache->gate_k(call.cache_layer) : at<float>(plan.gate_k);
+
+    PoolArgs pool{.sequences = sequences, .side = Side::q, .block = block, .x = call.q, .pool_bits = config.q_pool};
+    pool.pooled = at<float>(plan.pooled_q);
+    if (rotate) {
+      pool.rotated = *rotated_q;
+      pool.rope = token_rope.view();
+    }
+    stage(exec, 1, [&](Exec &e) { fns.pool(device, e, pool); });
+    pool.side = Side::k;
+    pool.x = call.k;
+    pool.pool_bits = config.k_pool;
+    pool.pooled = at<float>(plan.pooled_k);
+    if (rotate) pool.rotated = *rotated_k;
+    stage(exec, 1, [&](Exec &e) { fns.pool(device, e, pool); });
+
+    ProjectArgs project{.sequences = sequences, .side = Side::q, .block = block};
+    project.pooled = at<float>(plan.pooled_q);
+    project.pooled_heads = project.gate_heads = config.q_heads;
+    project.in = head_dim * pool_count(config.q_pool);
+    project.out = config.gate_dim;
+    project.weight = call.weights->wq;
+    project.rope = gate_rope.view();
+    project.gate = gate_q;
+    stage(exec, 1, [&](Exec &e) { fns.project(device, e, project); });
+    project.side = Side::k;
+    project.pooled = at<float>(plan.pooled_k);
+    project.pooled_heads = config.kv_heads;
+    project.gate_heads = config.k_weight_heads();
+    project.in = head_dim * pool_count(config.k_pool);
+    project.weight = call.weights->wk;
+    project.gate = gate_k;
+    stage(exec, 1, [&](Exec &e) { fns.project(device, e, project); });
+
+    GateVectors vectors{.q = gate_q, .k = gate_k, .q_heads = config.q_heads, .k_heads = config.k_weight_heads()};
+    vectors.dim = config.gate_dim;
+    vectors.scale = 1.0 / std::sqrt(double(config.gate_dim));
+    if (call.scores.data) {
+      const ScoreArgs score{.sequences = sequences,
+                            .block = block,
+                            .gate = vectors,
+                            .softmax = !call.scores_are_logits,
+                            .scores = call.scores,
+                            .cols = call.scores_cols};
+      stage(exec, 1, [&](Exec &e) { fns.score(device, e, score); });
+    }
+    if (mask) {
+      SelectArgs select{.sequences = sequences, .block = block, .q_heads = config.q_heads, .gate = vectors};
+      select.rule = call.rule;
+      select.mask = *mask;
+      select.mask_row_words = plan.mask_row_words;
+      select.stats = at<SelectStats>(plan.stats);
+      stage(exec, uint64_t(total_q_blocks(sequences, block) * config.q_heads),
+            [&](Exec &e) { fns.select(device, e, select); });
+    }
+  }
+
+  void run_attend(Exec &exec, const AttendCall &call, std::span<const Sequence> sequences, int64_t block,
+                  const BlockMaskView &mask, const TokenView &q, const TokenView &k, bool rotate) {
+    int64_t length = 0, tokens = 0;
+    for (const Sequence &s : sequences) {
+      length = std::max(length, rope_length(s));
+      tokens = std::max(tokens, s.k_len);
+    }
+    const RopeUse use = rotate ? rope(call.rope, q.dim, length, tokens, 1) : RopeUse{};
+    const AttendArgs args{.sequences = sequences,
+                          .block = block,
+                          .q = q,
+                          .k = k,
+                          .v = call.v,
+                          .out = call.out,
+                          .lse = call.lse,
+                          .mask = mask,
+                          .scale = call.scale,
+                          .rope = use.view()};
+    stage(exec, uint64_t(total_q_blocks(sequences, block) * q.heads),
+          [&](Exec &e) { device.fns->attend(device, e, args); });
+  }
+
+  // A packed copy of q or k in the workspace for its rotated form. Batches lie one behind the other.
+  static TokenView rotated_view(const TokenView &x, void *data, int64_t tokens_per_batch) {
+    TokenView view = x;
+    view.data = data;
+    view.handle = view.offset = 0;
+    view.stride_head = x.dim;
+    view.stride_token = x.dim * x.heads;
+    view.stride_batch = view.stride_token * tokens_per_batch;
+    return view;
+  }
+
+  void convert(Exec &exec, const std::vector<Sequence> &sequences, int64_t block, int64_t heads,
+               const BlockMaskView &bits, int64_t row_words, const ByteMaskView &bytes, bool to_bytes) {
+    const MaskBytesArgs args{
+        .sequences = sequences, .block = block, .q_heads = heads, .bits = bits, .row_words = row_words, .bytes = bytes};
+    if (device.fns->pack_mask) {
+      (to_bytes ? device.fns->unpack_mask : device.fns->pack_mask)(device, exec, args);
+      return;
+    }
+    for (const Sequence &s : sequences)
+      for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < s.q_blocks(block); i++) {
+          uint32_t *row = bits.row(s.batch, h, s.mask_row + i);
+          uint8_t *out =
+              bytes.bytes + s.batch * bytes.stride_batch + h * bytes.stride_head + (s.mask_row + i) * bytes.stride_row;
+          if (to_bytes) {
+            for (int64_t j = 0; j < bytes.cols; j++) out[j] = mask_test(row, j);
+          } else {
+            std::fill_n(row, row_words, 0u);
+            const int64_t n = std::min(bytes.cols, s.k_blocks(block));
+            for (int64_t j = 0; j < n; j++)
+              if (out[j]) mask_set(row, j);
+          }
+        }
+  }
+
+  template <class F>
+  void stage(Exec &exec, uint64_t units, F run) {
+    StageExec stage_exec(exec, units);
+    run(stage_exec);
+    stage_exec.finish();
+  }
+
+  static void commit_cache(const GateCall &call, const std::vector<Sequence> &sequences) {
+    if (!call.cache) return;
+    for (size_t i = 0; i < sequences.size(); i++)
+      call.cache->set_blocks(call.cache_layer, int32_t(i), sequences[i].k_len / call.config->block_size);
+  }
+};
+
+Pipeline::Pipeline(Device &device, uint64_t workspace_limit) : impl_(std::make_unique<Impl>(device, workspace_limit)) {}
+Pipeline::~Pipeline() = default;
+
+void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &attend, CallStats &stats) {
+  Impl &impl = *impl_;
+  const auto start = Clock::now();
+  std::vector<Sequence> sequences = gate.sequences;
+  const int64_t block = gate.config->block_size;
+  assign_rows(sequences, block, gate.cache, gate.cache_layer);
+  Problem problem = prefill_problem(gate, attend);
+  problem.sequences = sequences;
+  const Plan plan = impl.prepare(problem, stats);
+  const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : gate.mask;
+
+  // Where attend does not rotate, pool leaves rotated copies of q and k on its one pass over them.
+  const bool copies = problem.rotate && !impl.device.limits.attend_rotates;
+  TokenView q = gate.q, k = gate.k;
+  if (copies && !sequences.empty()) {
+    q = Impl::rotated_view(gate.q, impl.at<void>(plan.rotated_q), sequences.front().q_len);
+    k = Impl::rotated_view(gate.k, impl.at<void>(plan.rotated_k), sequences.front().k_len);
+  }
+  const bool by_length = rope_depends_on_length(gate.rope) || rope_depends_on_length(attend.rope);
+  Impl::each_rope_group(sequences, by_length, [&](std::span<const Sequence> group) {
+    const auto begin = Clock::now();
+    impl.run_gate(exec, gate, group, plan, &mask, copies ? &attend : nullptr, &q, &k);
+    stats.gate_ns += ns_since(begin);
+    const auto middle = Clock::now();
+    impl.run_attend(exec, attend, group, block, mask, q, k, problem.rotate && !copies);
+    stats.attend_ns += ns_since(middle);
+  });
+  if (gate.mask_bytes.bytes)
+    impl.convert(exec, sequences, block, gate.q.heads, mask, plan.mask_row_words, gate.mask_bytes, true);
+  impl.read_stats(plan, stats);
+  Impl::commit_cache(gate, sequences);
+  stats.device_ns = ns_since(start);
+}
+
+void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
+  Impl &impl = *impl_;
+  const auto start = Clock::now();
+  std::vector<Sequence> sequences = call.sequences;
+  const int64_t block = call.config->block_size;
+  assign_rows(sequences, block, call.cache, call.cache_layer);
+  Problem problem = gate_problem(call);
+  problem.sequences = sequences;
+  const Plan plan = impl.prepare(problem, stats);
+  const bool want_mask = call.mask.words || call.mask_bytes.bytes;
+  const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
+  Impl::each_rope_group(sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
+    impl.run_gate(exec, call, group, plan, want_mask ? &mask : nullptr, nullptr, nullptr, nullptr);
+  });
+  if (call.mask_bytes.bytes)
+    impl.convert(exec, sequences, block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, true);
+  impl.read_stats(plan, stats);
+  Impl::commit_cache(call, sequences);
+  stats.device_ns = stats.gate_ns = ns_since(start);
+}
+
+void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
+  Impl &impl = *impl_;
+  const auto start = Clock::now();
+  Problem problem;
+  problem.sequences = call.sequences;
+  problem.q_heads = call.q_heads;
+  problem.block = call.block;
+  problem.own_mask = !call.mask.words;
+  const Plan plan = impl.prepare(problem, stats);
+  const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
+  SelectArgs args{.sequences = call.sequences, .block = call.block, .q_heads = call.q_heads};
+  args.scores = call.scores;
+  args.rule = call.rule;
+  args.mask = mask;
+  args.mask_row_words = plan.mask_row_words;
+  args.stats = impl.at<SelectStats>(plan.stats);
+  impl.stage(exec, uint64_t(plan.q_rows * call.q_heads),
+             [&](Exec &e) { impl.device.fns->select(impl.device, e, args); });
+  if (call.mask_bytes.bytes)
+    impl.convert(exec, call.sequences, call.block, call.q_heads, mask, plan.mask_row_words, call.mask_bytes, true);
+  impl.read_stats(plan, stats);
+  stats.device_ns = stats.gate_ns = ns_since(start);
+}
+
+void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
+  Impl &impl = *impl_;
+  const auto start = Clock::now();
+  const Problem problem = attend_problem(call);
+  const Plan plan = impl.prepare(problem, stats);
+  BlockMaskView mask = call.mask;
+  if (problem.own_mask) {
+    mask = impl.own_mask(plan);
+    impl.convert(exec, call.sequences, call.block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, false);
+  }
+  const bool copies = problem.rotate && !impl.device.limits.attend_rotates;
+  Impl::each_rope_group(call.sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
+    TokenView q = call.q, k = call.k;
+    if (copies) {
+      int64_t length = 0, tokens = 0;
+      for (const Sequence &s : group) {
+        length = std::max(length, rope_length(s));
+        tokens = std::max(tokens, s.k_len);
+      }
+      const Impl::RopeUse use = impl.rope(call.rope, call.q.dim, length, tokens, 1);
+      q = Impl::rotated_view(call.q, impl.at<void>(plan.rotated_q), call.sequences.front().q_len);
+      k = Impl::rotated_view(call.k, impl.at<void>(plan.rotated_k), call.sequences.front().k_len);
+      PoolArgs args{.sequences = group, .side = Side::q, .block = call.block, .x = call.q};
+      args.rope = use.view();
+      args.rotated = q;
+      impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
+      args.side = Side::k;
+      args.x = call.k;
+      args.rotated = k;
+      impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
+    }
+    impl.run_attend(exec, call, group, call.block, mask, q, k, problem.rotate && !copies);
+  });
+  stats.device_ns = stats.attend_ns = ns_since(start);
+}
+
+uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend) {
+  std::vector<Sequence> sequences = gate.sequences;
+  assign_rows(sequences, gate.config->block_size, gate.cache, gate.cache_layer);
+  Problem problem = prefill_problem(gate, attend);
+  problem.sequences = sequences;
+  return make_plan(problem, device.limits).workspace_bytes;
+}
+
+uint64_t Pipeline::prefill_units(const GateCall &gate) {
+  const uint64_t rows = uint64_t(total_q_blocks(gate.sequences, gate.config->block_size) * gate.q.heads);
+  return 4 + (gate.scores.data ? 1 : 0) + 2 * rows;
+}
+
+}  // namespace seer
