@@ -24,7 +24,9 @@ public:
   int32_t layers() const { return static_cast<int32_t>(memory_.size()); }
   const GateConfig &config() const { return config_; }
   float *gate_k(int32_t layer) const { return static_cast<float *>(memory_[size_t(layer)].address); }
-  // Blocks covered, submitted work included.
+  // Blocks covered by work that has run. The pipeline reads it when a call runs, so that a call behind one that failed
+  // pools what that one did not leave, and sets it to k_len / block only once its call has succeeded. (What submitted
+  // work will leave, which callers ask for, is kept by ChunkCache in context.h.)
   int64_t blocks(int32_t layer, int32_t sequence) const;
   void set_blocks(int32_t layer, int32_t sequence, int64_t blocks);
   void truncate(int32_t sequence /* -1 = all */, int64_t blocks);
@@ -98,6 +100,9 @@ public:
   static uint64_t prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend);
   // Units that Exec::step will be told of in all, for progress.
   static uint64_t prefill_units(const GateCall &gate);
+  static uint64_t gate_units(const GateCall &call);
+  static uint64_t select_units(const SelectCall &call);
+  static uint64_t attend_units(const AttendCall &call);
 
 private:
   struct Impl;
