@@ -11,6 +11,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr uint64_t kGateUnits = 4;  // pool and project, of q and of k; the other stages count block rows
+
 uint64_t ns_since(Clock::time_point start) {
   return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
@@ -458,9 +460,32 @@ uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate,
   return make_plan(problem, device.limits).workspace_bytes;
 }
 
-uint64_t Pipeline::prefill_units(const GateCall &gate) {
-  const uint64_t rows = uint64_t(total_q_blocks(gate.sequences, gate.config->block_size) * gate.q.heads);
-  return 4 + (gate.scores.data ? 1 : 0) + 2 * rows;
+uint64_t Pipeline::gate_units(const GateCall &call) {
+  uint64_t units = 0;
+  const bool mask = call.mask.words || call.mask_bytes.bytes;
+  Impl::each_rope_group(call.sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
+    units += kGateUnits + (call.scores.data ? 1 : 0);
+    if (mask) units += uint64_t(total_q_blocks(group, call.config->block_size) * call.q.heads);
+  });
+  return units;
+}
+
+uint64_t Pipeline::prefill_units(const GateCall &gate, const AttendCall &attend) {
+  uint64_t units = 0;
+  const bool by_length = rope_depends_on_length(gate.rope) || rope_depends_on_length(attend.rope);
+  Impl::each_rope_group(gate.sequences, by_length, [&](std::span<const Sequence> group) {
+    units += kGateUnits + (gate.scores.data ? 1 : 0);
+    units += 2 * uint64_t(total_q_blocks(group, gate.config->block_size) * gate.q.heads);
+  });
+  return units;
+}
+
+uint64_t Pipeline::select_units(const SelectCall &call) {
+  return uint64_t(total_q_blocks(call.sequences, call.block) * call.q_heads);
+}
+
+uint64_t Pipeline::attend_units(const AttendCall &call) {
+  return uint64_t(total_q_blocks(call.sequences, call.block) * call.q.heads);
 }
 
 }  // namespace seer

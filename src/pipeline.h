@@ -99,7 +99,7 @@ public:
   // Workspace bytes that prefill would take. Pure.
   static uint64_t prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend);
   // Units that Exec::step will be told of in all, for progress.
-  static uint64_t prefill_units(const GateCall &gate);
+  static uint64_t prefill_units(const GateCall &gate, const AttendCall &attend);
   static uint64_t gate_units(const GateCall &call);
   static uint64_t select_units(const SelectCall &call);
   static uint64_t attend_units(const AttendCall &call);

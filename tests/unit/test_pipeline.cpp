@@ -256,7 +256,7 @@ TEST_CASE("pipeline: progress adds up to what was announced; cancelling stops an
   announced.config = &model.config;
   announced.sequences = {sequence(256, 256)};
   announced.q = q.view();
-  CHECK(done == Pipeline::prefill_units(announced));
+  CHECK(done == Pipeline::prefill_units(announced, {}));
 
   GateCache cache(*device.device, model.config, 1, 1, 256);
   for (uint64_t stop : {uint64_t{0}, uint64_t{3}, uint64_t{20}, uint64_t{50}}) {
