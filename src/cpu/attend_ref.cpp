@@ -67,8 +67,8 @@ void attend_ref(Workers &workers, const AttendArgs &args) {
           store_row(args.out, s.batch, s.q_begin + i, h, out.data());
           if (args.lse.data) *args.lse.at(s.batch, h, s.q_begin + i) = sum == 0.0f ? -inf : max + std::log(sum);
         }
+        workers.exec.step(1);
       }
-      workers.exec.step(1);
     }
   }
 }

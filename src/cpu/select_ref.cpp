@@ -56,8 +56,8 @@ void select_ref(Workers &workers, const SelectArgs &args) {
         }
         stats.blocks_kept += static_cast<uint64_t>(mask_count(row, causal));
         stats.blocks_causal += static_cast<uint64_t>(causal);
+        workers.exec.step(1);
       }
-      workers.exec.step(1);
     }
   }
   if (args.stats) {
