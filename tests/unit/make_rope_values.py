@@ -77,7 +77,7 @@ def main():
             # While a model runs, transformers passes the length as a tensor.
             length = None if seq_len is None else torch.tensor(seq_len)
             freqs, scaling = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
-        fields = [f".kind = RopeKind::{KINDS.get(kind, kind)}", f".theta = {keys['rope_theta']!r}"]
+        fields = [f"c.kind = RopeKind::{KINDS.get(kind, kind)}", f"c.theta = {keys['rope_theta']!r}"]
         order = ["factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "attention_factor",
                  "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "short_factor", "long_factor"]
         given = {k: number(v) for k, v in keys.items() if k not in ("rope_type", "rope_theta")}
@@ -85,11 +85,11 @@ def main():
             given.setdefault("factor", NAN)
         for key in order:
             if key == "original_max_position_embeddings":
-                fields.append(f".max_position_embeddings = {max_positions}")
+                fields.append(f"c.max_position_embeddings = {max_positions}")
             if key in given:
-                fields.append(f".{key} = {given[key]}")
+                fields.append(f"c.{key} = {given[key]}")
         bits = freqs.to(torch.float32).view(torch.int32).tolist()
-        print(f'{{"{name}", {{{", ".join(fields)}}}, {seq_len or 0}, {float(scaling)!r},')
+        print(f'{{"{name}", [](RopeConfig &c) {{ {"; ".join(fields)}; }}, {seq_len or 0}, {float(scaling)!r},')
         print(" {" + ", ".join(f"0x{b:08x}" for b in bits) + "}},")
 
 
