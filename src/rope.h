@@ -17,10 +17,10 @@ enum class RopeKind { none, standard, linear, dynamic, llama3, yarn, longrope, i
 struct RopeConfig {
   RopeKind kind = RopeKind::standard;
   double theta = 10000.0;
-  double factor = 1.0;
-  double partial_rotary_factor = 1.0;
+  double factor = 1.0;  // NaN (yarn, longrope): max_position_embeddings / original_max_position_embeddings
+  double partial_rotary_factor = 1.0;  // only 1 is supported
   int64_t max_position_embeddings = 0;
-  int64_t original_max_position_embeddings = 0;
+  int64_t original_max_position_embeddings = 0;          // 0: max_position_embeddings
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double attention_factor = NAN_;                        // yarn, longrope: absent = from factor
   double beta_fast = 32.0, beta_slow = 1.0, mscale = NAN_, mscale_all_dim = NAN_;  // yarn

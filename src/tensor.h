@@ -26,7 +26,7 @@ struct Tensor {
   int64_t extent_bytes() const;
 };
 
-// Fills zero strides with packed ones (last dimension fastest). Checked.
+// Gives a view whose strides are all zero packed ones (last dimension fastest). Checked.
 void pack_strides(Tensor &t);
 // Whether two distinct indices may name the same element. Exact for the strides of permuted and sliced packed tensors.
 bool may_self_overlap(const Tensor &t);
