@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# lint.sh [--all] [--minutes N]: all checks that need no test run. build/ must be configured and built (./dev lint does).
+# clang-tidy reads the files changed against main, or every file with --all, newest change first, for at most N minutes
+# (10 unless told); what it did not get to is counted aloud.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+all=false minutes=10 build=build failed=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --all) all=true ;;
+    --minutes) minutes=$2; shift ;;
+    *) echo "usage: tools/lint.sh [--all] [--minutes N]" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+check() {
+  echo "-- $1"
+  "$1" || failed+=("$1")
+}
+
+formatting() {
+  git ls-files -z '*.c' '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 clang-format --dry-run -Werror
+}
+
+style() { tools/style_check.sh; }
+
+shell_scripts() {
+  git ls-files -z 'dev' '*.sh' '.ci/*' | xargs -0 shellcheck
+}
+
+# Every header compiles alone, so that include order never matters.
+headers() {
+  local header status=0
+  while IFS= read -r header; do
+    c++ -std=c++20 -Wall -Wextra -fsyntax-only -x c++ -Isrc -Icapi/include -Itools -Itests -include "$header" /dev/null ||
+      { echo "$header does not compile alone"; status=1; }
+  done < <(git ls-files 'src/*.h' 'tools/*.h')
+  cc -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c capi/include/seerattn/seerattn.h || status=1
+  return "$status"
+}
+
+# The shared library exports the functions of the header, each of them and nothing else.
+exports() {
+  local declared exported
+  declared=$(grep -oE '\bSEER_CALL seer_[a-z_0-9]+\(' capi/include/seerattn/seerattn.h | grep -oE 'seer_[a-z_0-9]+' | sort -u)
+  exported=$(nm -D --defined-only "$build/libseerattn.so" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort -u)
+  [ -n "$declared" ] && [ "$declared" = "$exported" ] && { echo "$(wc -l <<<"$declared") functions"; return 0; }
+  diff <(echo "$declared") <(echo "$exported") | sed -n 's/^</not exported:/p; s/^>/not in the header:/p'
+  return 1
+}
+
+tidy() {
+  local base files=() known end batch=() left status=0
+  known=$(python3 -c 'import json, os, sys
+for e in json.load(open(sys.argv[1] + "/compile_commands.json")):
+    print(os.path.relpath(os.path.join(e["directory"], e["file"])))' "$build") || return 1
+  if $all; then
+    # Newest commit first: a limit then cuts off the files that were checked most often.
+    mapfile -t files < <(git log --format= --name-only -- '*.cpp' '*.c' | awk 'NF && !seen[$0]++' | grep -Fxf <(echo "$known"))
+  else
+    base=$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || git rev-parse HEAD)
+    mapfile -t files < <(git diff --name-only "$base" -- '*.cpp' '*.c' | grep -Fxf <(echo "$known"))
+  fi
+  echo "${#files[@]} files, at most $minutes minutes"
+  end=$((SECONDS + minutes * 60)) left=${#files[@]}
+  while [ "$left" -gt 0 ] && [ "$SECONDS" -lt "$end" ]; do
+    batch=("${files[@]:${#files[@]}-left:4}")
+    printf '%s\0' "${batch[@]}" | xargs -0 -n 1 -P "$(nproc)" clang-tidy -p "$build" --quiet --warnings-as-errors='*' \
+      2> >(grep -vE '^[0-9]+ warnings? generated|^Suppressed|^Use -header-filter' >&2) || status=1
+    left=$((left - ${#batch[@]}))
+  done
+  [ "$left" -le 0 ] || echo "out of time: $left files not checked"
+  return "$status"
+}
+
+for name in formatting style shell_scripts headers exports tidy; do check "$name"; done
+[ ${#failed[@]} = 0 ] || { echo "lint failed: ${failed[*]}"; exit 1; }
+echo "lint: clean"
