@@ -14,8 +14,11 @@
  *     was enqueued. The status says what kind of error it was, seer_last_error() which argument and which value.
  *  5. No call throws, aborts, exits, longjmps or prints. Only calls marked [BLOCKS] wait for anything.
  *  6. Strings are UTF-8, NUL-terminated. Sizes and offsets are in bytes, shapes and strides in elements.
- *  7. Callbacks may run on any thread, several at once, never under a lock of the library. They must return normally and
- *     call nothing of this library but seer_cancel_trigger (anything else returns SEER_ERROR_BUSY).
+ *  7. Callbacks may run on any thread, several at once. They must return normally. Inside them only seer_cancel_trigger,
+ *     retain and release calls, seer_version, seer_status_name and seer_last_error work; anything else returns
+ *     SEER_ERROR_BUSY.
+ *  8. After fork() the child may only release what it inherited (nothing is freed); other calls with it return
+ *     SEER_ERROR_DEVICE_LOST. It may create contexts of its own.
  *
  * EXPERIMENTAL: until three backends pass the golden cases, structs and functions may still change between versions. */
 #ifndef SEERATTN_H
@@ -184,10 +187,10 @@ enum { SEER_SELECT_KEEP_DIAGONAL = 1, SEER_SELECT_KEEP_FIRST = 2 /* key block 0 
 /* Rotary position embedding, half-rotation layout, 48 bytes. */
 typedef struct seer_rope {
   seer_rope_kind kind;
-  uint32_t inv_freq_count;  /* INV_FREQ: head_dim / 2 */
+  uint32_t inv_freq_count;  /* INV_FREQ: half the channels it rotates */
   double theta;             /* THETA: base, e.g. 10000 */
   double attention_scaling; /* factor on cos and sin; 0 = 1 */
-  const float *inv_freq;    /* INV_FREQ: host memory */
+  const float *inv_freq;    /* INV_FREQ: host memory, inv_freq_count values */
   uint64_t reserved[2];
 } seer_rope;
 
@@ -195,7 +198,7 @@ typedef struct seer_rope {
 
 SEER_API uint32_t SEER_CALL seer_version(void);                      /* SEER_VERSION of the library that runs */
 SEER_API const char *SEER_CALL seer_status_name(seer_status status); /* "SEER_ERROR_SHAPE", ...; static, never NULL */
-/* What went wrong in this thread's last failed call. Never NULL; valid until this thread's next call. */
+/* What went wrong in this thread's last failed call. Never NULL; "" if none failed yet; valid until the next fails. */
 SEER_API const char *SEER_CALL seer_last_error(void);
 
 typedef struct seer_device_info { /* growable */
@@ -215,7 +218,8 @@ SEER_API seer_status SEER_CALL seer_device_get(seer_backend backend, int32_t ord
 
 /* ---- Context ----------------------------------------------------------------------------------------------------------- */
 
-typedef struct seer_allocator { /* growable. alloc returns NULL on failure; free gets the size that alloc got */
+typedef struct seer_allocator { /* growable. alloc returns NULL on failure; free gets the size that alloc got. host_alloc
+                                   and host_free come together or not at all (NULL = malloc), so do device_* */
   uint32_t struct_size;
   uint32_t reserved;
   void *(SEER_CALL *host_alloc)(void *user, uint64_t size, uint64_t align);
@@ -224,7 +228,7 @@ typedef struct seer_allocator { /* growable. alloc returns NULL on failure; free
   void *(SEER_CALL *device_alloc)(void *user, uint64_t size, void *stream);
   void(SEER_CALL *device_free)(void *user, void *ptr, uint64_t size, void *stream);
   void *user;
-  seer_release_fn release; /* may be NULL */
+  seer_release_fn release; /* may be NULL; not called if seer_context_create fails. So too log_release below */
 } seer_allocator;
 
 typedef struct seer_context_params { /* growable */
@@ -236,7 +240,7 @@ typedef struct seer_context_params { /* growable */
   const seer_allocator *allocator; /* NULL = malloc. Serves tensors' memory, workspace and weights, not bookkeeping */
   seer_log_fn log;                 /* NULL = silent */
   void *log_user;
-  seer_release_fn log_release; /* may be NULL */
+  seer_release_fn log_release;
   seer_log_level log_level;    /* 0 = WARN */
   uint32_t reserved;
   uint64_t workspace_limit; /* bytes a call may take beyond its tensors; 0 = no limit. Over it: SEER_ERROR_OUT_OF_MEMORY */
@@ -267,7 +271,7 @@ enum { SEER_LOAD_SAFETENSORS_ONLY = 1 /* never open a .pth */ };
 
 typedef struct seer_gate_config { /* growable */
   uint32_t struct_size;
-  int32_t layers;
+  int32_t layers; /* how many; of a model loaded in part, those loaded */
   int32_t q_heads;
   int32_t kv_heads;
   int32_t head_dim;
@@ -276,7 +280,7 @@ typedef struct seer_gate_config { /* growable */
   int32_t q_pool;     /* SEER_POOL_* bits */
   int32_t k_pool;
   int32_t force_double;    /* 1: mask_linear_q exists even where the single form would do */
-  int32_t first_layer;     /* output of seer_model_config: number of the first layer loaded; create: 0 */
+  int32_t first_layer;     /* number of the first one: calls name layers first_layer .. first_layer + layers - 1 */
   uint32_t reserved;
   seer_rope rope;          /* of the model. THETA or INV_FREQ; dim head_dim */
   seer_rope gate_rope;     /* of the gate, dim gate_dim. DEFAULT: as rope, which must then be THETA or gate_dim == head_dim */
@@ -328,7 +332,9 @@ typedef struct seer_gate_cache_params { /* growable */
   int64_t max_tokens;  /* per sequence */
 } seer_gate_cache_params;
 /* Holds, per layer of the model and sequence, the gate's K vector of each complete block. A prefill or gate call that
- * names it pools only the blocks it lacks, then adds them. Keys themselves stay with the caller. */
+ * names it pools only the blocks it lacks, then adds them. Keys themselves stay with the caller: each call passes all L.
+ * It serves calls of this context and model whose chunk (from key L - S on) it does not cover yet: truncate it to run a
+ * chunk again. Work that fails or is cancelled leaves it as it was. */
 SEER_API seer_status SEER_CALL seer_gate_cache_create(seer_context *ctx, const seer_model *model, const seer_gate_cache_params *params, seer_gate_cache **out);
 /* Tokens covered (a multiple of the block size), submitted work included. */
 SEER_API seer_status SEER_CALL seer_gate_cache_length(const seer_gate_cache *cache, int32_t layer, int32_t sequence, int64_t *tokens);
@@ -349,7 +355,8 @@ SEER_API void SEER_CALL seer_gate_cache_release(seer_gate_cache *cache);
  *   scores    [B, Hq, nQ, nK] f32        [Hq, R, nK]   nK of the longest sequence; a sequence's rows start where the
  *   mask      [B, Hq, nQ, W] B32         [Hq, R, W]    one before ends. U8 masks have nK bytes a row, 0 or 1
  * q, k, v, out share one dtype: F32, F16 or BF16. Strides are free, so [B, H, S, D] memory is a permuted view.
- * An out tensor may overlap no input and not itself. Accumulation is f32. Any extent may be 0 but H and D.
+ * An out tensor's bytes, from its first element to its last, may overlap no other tensor's, nor its elements each other.
+ * Accumulation is f32. Any extent may be 0 but H and D; none may exceed 2^31 - 1.
  *
  * Host tensors on a GPU context are staged through device memory: correct, not fast. */
 
@@ -374,10 +381,11 @@ typedef struct seer_prefill_desc { /* growable */
   seer_tensor mask;         /* out, optional: the blocks attended to */
   seer_sequences sequences;
   seer_select_spec select;
-  seer_rope rope;
+  seer_rope rope;           /* overrides both the attention's (dim D) and the gate's (dim gate_dim): INV_FREQ only if equal */
   double softmax_scale;     /* 0 = 1/sqrt(D) */
   seer_gate_cache *cache;   /* NULL: K is pooled whole. L - S must be a multiple of P, with or without a cache */
-  int64_t total_len;        /* chunks: tokens of the whole prompt, for RATIO and last_dense_rows; 0 = L is all there is */
+  int64_t total_len;        /* chunks: tokens of the whole prompt (>= L, that of every sequence), for RATIO and
+                               last_dense_rows; 0 = L is all there is */
 } seer_prefill_desc;
 
 typedef struct seer_gate_desc { /* growable. pool, project, score and, if mask is given, select */
@@ -428,21 +436,23 @@ typedef struct seer_attention_desc { /* growable */
 typedef struct seer_submit { /* growable */
   uint32_t struct_size;
   uint32_t flags;
-  seer_cancel *cancel;       /* cancelled work leaves its outputs undefined and its cache as it was */
+  seer_cancel *cancel;       /* cancelled work ends as CANCELLED, its outputs undefined, its cache as it was */
   seer_progress_fn progress; /* units of work, a few per stage and block row */
   void *progress_user;
   void *cuda_stream;         /* used instead of the context's if USE_STREAM is set (NULL is a real stream) */
 } seer_submit;
-enum { SEER_SUBMIT_BLOCKING = 1 /* wait, but with cancel, progress and statistics */, SEER_SUBMIT_USE_STREAM = 2 };
+enum { SEER_SUBMIT_BLOCKING = 1 /* wait, but with cancel and progress */, SEER_SUBMIT_USE_STREAM = 2 /* CUDA only */ };
 
-/* submit NULL: [BLOCKS] until complete. Else asynchronous unless BLOCKING is set; *ticket (ticket may be NULL) names the
- * work. The model must be of the context's device. */
+/* submit NULL or BLOCKING: [BLOCKS] until complete and returns the work's outcome. Else asynchronous: the status says
+ * whether the work was accepted, seer_wait how it went. *ticket (ticket may be NULL) names the work, also when it was
+ * waited for, e.g. for its statistics. The model must be of the context's device. */
 SEER_API seer_status SEER_CALL seer_prefill(seer_context *ctx, const seer_model *model, int32_t layer, const seer_prefill_desc *desc, const seer_submit *submit, seer_ticket *ticket);
 SEER_API seer_status SEER_CALL seer_gate(seer_context *ctx, const seer_model *model, int32_t layer, const seer_gate_desc *desc, const seer_submit *submit, seer_ticket *ticket);
 SEER_API seer_status SEER_CALL seer_select(seer_context *ctx, const seer_select_desc *desc, const seer_submit *submit, seer_ticket *ticket);
 SEER_API seer_status SEER_CALL seer_attention(seer_context *ctx, const seer_attention_desc *desc, const seer_submit *submit, seer_ticket *ticket);
 
-/* Bytes of workspace that a prefill of these sizes takes beyond its tensors; pure arithmetic, enqueues nothing. */
+/* Bytes of workspace that a prefill of these sizes takes beyond its tensors. Pure arithmetic: enqueues nothing and does
+ * not look at the tensors' memory, which need not be there yet (but mem must not be NONE). */
 SEER_API seer_status SEER_CALL seer_prefill_workspace(seer_context *ctx, const seer_model *model, const seer_prefill_desc *desc, uint64_t *bytes);
 
 /* ---- Completion ---------------------------------------------------------------------------------------------------------- */
@@ -460,8 +470,8 @@ typedef struct seer_stats { /* growable */
 } seer_stats;
 
 /* OK, or that work's error with its text in seer_last_error(). timeout 0 polls (SEER_NOT_READY), UINT64_MAX waits for
- * ever [BLOCKS], else SEER_TIMEOUT when it has passed. The outcome of a ticket is kept for the next 4096 tickets; of older
- * ones only that they are complete. */
+ * ever [BLOCKS], else SEER_TIMEOUT when it has passed. The outcome of a ticket is kept for the next 4096 tickets; older
+ * ones are complete, which is all that is known (OK). SEER_TICKET_ALL only waits: OK, however the work went. */
 SEER_API seer_status SEER_CALL seer_wait(seer_context *ctx, seer_ticket ticket, uint64_t timeout_ns);
 /* fn runs exactly once, on a thread of the library, never inside this call. */
 SEER_API seer_status SEER_CALL seer_on_done(seer_context *ctx, seer_ticket ticket, seer_done_fn fn, void *user);

@@ -1,0 +1,55 @@
+// From the structs of the C API to those of the library: sizes, reserved fields, flags and handles are checked here,
+// everything that a call means is checked in src/validate.
+#pragma once
+#include <cstring>
+
+#include "handles.h"
+#include "validate.h"
+
+namespace seer::capi {
+
+constexpr uint32_t kLongestStruct = 1 << 16;  // what a sane struct_size can be in any version to come
+
+// Throws unless `size` is a struct_size: that of the first version or more.
+void check_struct_size(uint32_t size, uint32_t first_size, const char *name);
+// Throws if a caller newer than this library set a field that it does not know.
+void check_unknown_tail(const void *in, uint32_t size, uint32_t known, const char *name);
+
+// A growable input struct, whatever version the caller was compiled with. first_size: its size in the first version.
+template <class T>
+T read_struct(const T *in, const char *name, uint32_t first_size = sizeof(T)) {
+  SEER_REQUIRE(in, Status::invalid_argument, "%s is NULL", name);
+  uint32_t size;
+  std::memcpy(&size, in, sizeof size);
+  check_struct_size(size, first_size, name);
+  check_unknown_tail(in, size, sizeof(T), name);
+  T value = {};
+  std::memcpy(&value, in, size < sizeof(T) ? size : sizeof(T));
+  return value;
+}
+
+// A growable output struct: prepare before anything is done, write at the end.
+template <class T>
+void prepare_struct(const T *out, const char *name, uint32_t first_size = sizeof(T)) {
+  SEER_REQUIRE(out, Status::invalid_argument, "%s is NULL", name);
+  check_struct_size(out->struct_size, first_size, name);
+}
+template <class T>
+void write_struct(T *out, T value) {
+  const uint32_t size = out->struct_size;
+  value.struct_size = size;
+  std::memcpy(out, &value, size < sizeof(T) ? size : sizeof(T));
+  if (size > sizeof(T)) std::memset(reinterpret_cast<char *>(out) + sizeof(T), 0, size - sizeof(T));
+}
+
+void check_reserved(uint64_t value, const char *name, const char *field);
+void check_flags(uint64_t flags, uint64_t known, const char *name);
+
+Tensor tensor(const seer_tensor &in, const char *name, const Context &context, Context::Pins &pins);
+SequenceSpec sequences(const seer_sequences &in);
+SelectSpec select_spec(const seer_select_spec &in, const char *name);
+RopeSpec rope_spec(const seer_rope &in, const char *name);
+
+HostAllocator host_allocator(const seer_allocator &in);
+
+}  // namespace seer::capi
