@@ -184,7 +184,7 @@ TEST_CASE("safetensors: lying entries") {
       {R"({"dtype":"F16","shape":[2],"data_offsets":[0,4]})", "4 bytes follow the last"},
       {R"({"dtype":"F16","shape":[2],"data_offsets":[4,8]})", "leaving a gap"},
   };
-  for (const auto &[entry, text] : bad) CHECK_FAILS(Status::format, text, parse(one(entry)));
+  for (const auto &b : bad) CHECK_FAILS(Status::format, b.text, parse(one(b.entry)));
 
   const auto two = [&](const char *a, const char *b, const char *second = "b") {
     return with_header(std::string(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)") + a + R"(},")" + second +
