@@ -24,7 +24,8 @@ enum class Check { everything, sizes };
 
 class TensorCheck {
 public:
-  TensorCheck(const Device &device, Check check) : device_(device), check_(check) {}
+  TensorCheck(const Device &device, Check check) : TensorCheck(device, check, device_memory(device)) {}
+  TensorCheck(const Device &device, Check check, Mem expected) : device_(device), check_(check), expected_(expected) {}
 
   // Everything that can be said about a tensor alone. Leaves it with strides.
   void operator()(Tensor &t, const char *name, int ndim) const {
@@ -82,13 +83,17 @@ public:
   }
 
 private:
+  static Mem device_memory(const Device &device) {
+    switch (device.info.backend) {
+      case BackendKind::cuda: return Mem::cuda;
+      case BackendKind::vulkan: return Mem::vulkan;
+      default: return Mem::host;
+    }
+  }
+
   void memory(const Tensor &t, const char *name) const {
-    const Mem expected = device_.info.backend == BackendKind::cuda     ? Mem::cuda
-                         : device_.info.backend == BackendKind::vulkan ? Mem::vulkan
-                                                                       : Mem::host;
-    SEER_REQUIRE(t.mem == expected, Status::memory_kind,
-                 "%s.mem is %d, memory that backend %s does not take (it takes %d, and buffers)", name, int(t.mem),
-                 device_.fns->name, int(expected));
+    SEER_REQUIRE(t.mem == expected_, Status::memory_kind, "%s.mem is %d; this call on backend %s takes %d, and buffers",
+                 name, int(t.mem), device_.fns->name, int(expected_));
     const auto bytes = static_cast<uint64_t>(t.extent_bytes());
     if (bytes == 0) return;
     if (t.mem == Mem::vulkan) {
@@ -108,6 +113,7 @@ private:
 
   const Device &device_;
   Check check_;
+  Mem expected_;
 };
 
 void expect_shape(const Tensor &t, const char *name, const char *meaning, std::initializer_list<int64_t> expected) {
@@ -496,6 +502,10 @@ AttendCall check_attention(const Device &device, AttentionDesc d) {
   make_sequences(tokens, d.q.shape[t], d.k.shape[t], 0, false);
   call.sequences = std::move(tokens.sequences);
   return call;
+}
+
+void check_weights(const Device &device, Tensor &t, const char *name) {
+  TensorCheck(device, Check::everything, Mem::host)(t, name, 3);
 }
 
 SelectRule select_rule(const SelectSpec &spec, const SelectRule *model) {

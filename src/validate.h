@@ -82,6 +82,9 @@ AttendCall check_attention(const Device &device, AttentionDesc desc);
 // As check_prefill, but for the sizes alone: memory and overlap are not looked at.
 PrefillCall check_prefill_sizes(const Device &device, const GateConfig &config, PrefillDesc desc, bool feeds_cache);
 
+// A gate's matrix in host memory, [heads, in, out], as far as it can be checked alone. Leaves it with strides.
+void check_weights(const Device &device, Tensor &t, const char *name);
+
 // For configurations: what a spec means. `model` null: there is no model to ask.
 SelectRule select_rule(const SelectSpec &spec, const SelectRule *model);
 // `standard` is what the default kind stands for; dim: the channels of what is rotated.
