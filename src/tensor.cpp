@@ -1,6 +1,7 @@
 #include "tensor.h"
 
 #include <algorithm>
+#include <array>
 
 #include "checked.h"
 
@@ -32,20 +33,20 @@ void pack_strides(Tensor &t) {
 
 bool may_self_overlap(const Tensor &t) {
   struct Axis {
-    int64_t extent, stride;
+    int64_t extent = 1, stride = 0;
   };
-  Axis axes[4];
-  int n = 0;
+  std::array<Axis, 4> axes;
   for (int d = 0; d < t.ndim; ++d) {
     if (t.shape[d] == 0) return false;
-    if (t.shape[d] > 1) axes[n++] = {t.shape[d], t.stride[d]};
+    axes[size_t(d)] = {t.shape[d], t.stride[d]};
   }
-  std::sort(axes, axes + n, [](const Axis &a, const Axis &b) { return a.stride < b.stride; });
+  std::sort(axes.begin(), axes.end(), [](const Axis &a, const Axis &b) { return a.stride < b.stride; });
   // Distinct if every step of an axis jumps over all that the finer axes reach together.
   int64_t reach = 0;
-  for (int i = 0; i < n; ++i) {
-    if (axes[i].stride <= reach) return true;
-    reach = checked_add(reach, checked_mul(axes[i].extent - 1, axes[i].stride));
+  for (const Axis &axis : axes) {
+    if (axis.extent == 1) continue;
+    if (axis.stride <= reach) return true;
+    reach = checked_add(reach, checked_mul(axis.extent - 1, axis.stride));
   }
   return false;
 }
