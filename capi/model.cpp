@@ -119,7 +119,7 @@ seer_rope c_rope(const RopeConfig &config, const RopeFreqs &frequencies) {
   seer_rope out = {};
   if (config.kind == RopeKind::none) {
     out.kind = SEER_ROPE_NONE;
-  } else if (config.kind == RopeKind::standard && config.partial_rotary_factor == 1.0) {
+  } else if (config.kind == RopeKind::standard) {
     out.kind = SEER_ROPE_THETA;
     out.theta = config.theta;
   } else {
@@ -161,6 +161,10 @@ seer_status seer_model_create(seer_context *ctx, const seer_gate_config *config,
       const std::string name = "layers[" + std::to_string(i) + "]";
       const seer_gate_weights weights = read_struct(layers[i], name.c_str());
       check_reserved(weights.reserved, name.c_str(), "reserved");
+      const bool single = whole.single(), has_wq = weights.wq.mem != SEER_MEM_NONE;
+      SEER_REQUIRE(has_wq != single, Status::model_mismatch, "%s.wq is %s; this configuration has %s", name.c_str(),
+                   has_wq ? "there" : "absent", single ? "none (the single form)" : "one (the double form)");
+      SEER_REQUIRE(weights.wk.mem != SEER_MEM_NONE, Status::model_mismatch, "%s.wk is absent", name.c_str());
       arrays.push_back(
           {.wq = gate_array(weights.wq, name + ".wq", *context), .wk = gate_array(weights.wk, name + ".wk", *context)});
     }

@@ -119,6 +119,9 @@ std::shared_ptr<Context> Context::create(const ContextParams &params) {
   device.log = c.log;
   context->device_ = create_device(params.backend, device);
   context->pipeline_ = std::make_unique<Pipeline>(*context->device_, params.workspace_limit);
+  const DeviceInfo &info = context->device_->info;
+  c.log(LogLevel::info, "context on %s device %d: %s (%s)", context->device_->fns->name, int(info.ordinal),
+        info.name.c_str(), info.detail.c_str());
   // Last: a context that was not made leaves the caller's data to the caller.
   c.allocator_release = params.allocator_release;
   c.log_release = params.log_release;

@@ -15,20 +15,20 @@
 namespace api {
 
 // Fails the test with the library's own words.
-#define OK(call)                              \
-  do {                                        \
-    const seer_status ok_status_ = (call);    \
-    INFO(#call << ": " << seer_last_error()); \
-    REQUIRE(ok_status_ == SEER_OK);           \
+#define OK(call)                                         \
+  do {                                                   \
+    const seer_status ok_status_ = (call);               \
+    INFO((std::string(#call ": ") + seer_last_error())); \
+    REQUIRE(ok_status_ == SEER_OK);                      \
   } while (0)
 
 // The status expected, and a message that names what is wrong.
-#define FAILS(expected, word, call)                                                          \
-  do {                                                                                       \
-    const seer_status fails_status_ = (call);                                                \
-    INFO(#call << " gave " << seer_status_name(fails_status_) << ": " << seer_last_error()); \
-    CHECK(fails_status_ == (expected));                                                      \
-    CHECK(std::string(seer_last_error()).find(word) != std::string::npos);                   \
+#define FAILS(expected, word, call)                                                                   \
+  do {                                                                                                \
+    const seer_status fails_status_ = (call);                                                         \
+    INFO((std::string(#call " gave ") + seer_status_name(fails_status_) + ": " + seer_last_error())); \
+    CHECK(fails_status_ == (expected));                                                               \
+    CHECK(std::string(seer_last_error()).find(word) != std::string::npos);                            \
   } while (0)
 
 template <auto kRelease>
