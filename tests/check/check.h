@@ -42,9 +42,9 @@ public:
   void each_target(const std::function<void(Target &)> &on);
   // Within each_target:
   void expect(bool ok, const char *what);
-  // `got` against the truth, in units of what `naive` reaches.
+  // `got` against the truth, in units of what `naive` reaches; slack and floor as in as_good_as.
   void expect_close(const std::vector<double> &truth, const std::vector<double> &naive, const std::vector<double> &got,
-                    double slack, const char *what);
+                    double slack, const char *what, double floor = 0);
   // Runs the stage once, or under --bench until its time is known.
   void run(const std::function<void(Exec &)> &stage);
 

@@ -112,7 +112,8 @@ void check(Checker &c, const Case &p, const Shape &shape) {
       c.expect_close(head_of(truth.out, q_heads, h, p.dim), head_of(single.out, q_heads, h, p.dim),
                      head_of(values, q_heads, h, p.dim), slack, what);
     }
-    c.expect_close(truth.lse, single.lse, lses, 2e-6, "lse");
+    // A logarithm of something near 1 is as good as that something.
+    c.expect_close(truth.lse, single.lse, lses, 2e-6, "lse", 2e-6);
     c.expect(got.gaps_intact() && got_lse.gaps_intact(), "wrote outside its output");
 
     Image alone = out;

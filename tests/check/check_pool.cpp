@@ -72,7 +72,8 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     Exec exec;
     target.fns().pool(*target.device, exec, call);
     on_alone.read(alone);
-    c.expect(alone.bytes() == got.bytes(), "pooled differs where no rotated copy is asked for");
+    first = alone.flat();
+    c.expect_close(truth, single, {first, first + truth.size()}, 1e-6, "pooled without a rotated copy");
   });
 }
 
