@@ -32,7 +32,7 @@ def read_metadata(path: Path) -> Dict[str, str]:
 
 def make_gates(seer: Path, folder: Path, config: Path) -> Path:
     """Training-free gates for the model that `config` describes."""
-    run([str(seer), "gate-init", str(folder), "--config", str(config)])
+    run([str(seer), "gate-init", str(folder), "--config", str(config), "--force"])
     # Averages over a block hide an attention sink, one token that every query looks at: the first, in most models.
     path = folder / "config.json"
     settings = json.loads(path.read_text("utf-8"))
