@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data" / "smollm2"
 RATIOS = (0.75, 0.5, 0.25, 0.1)
 PICTURE_RATIO = 0.25
+MODEL = "SmolLM2-135M-Instruct"  # the gates' folder; pictures are titled with its name
 
 
 def run(command: List[str]) -> str:
@@ -33,11 +34,6 @@ def read_metadata(path: Path) -> Dict[str, str]:
 def make_gates(seer: Path, folder: Path, config: Path) -> Path:
     """Training-free gates for the model that `config` describes."""
     run([str(seer), "gate-init", str(folder), "--config", str(config), "--force"])
-    # Averages over a block hide an attention sink, one token that every query looks at: the first, in most models.
-    path = folder / "config.json"
-    settings = json.loads(path.read_text("utf-8"))
-    settings["seerattn_keep_first"] = True
-    path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     return folder
 
 
@@ -57,7 +53,7 @@ def demo(args: argparse.Namespace) -> None:
     seer = args.build / "tools" / "seer"
     out = args.build / "demo"
     out.mkdir(parents=True, exist_ok=True)
-    gates = make_gates(seer, out / "gates", DATA / "config.json")
+    gates = make_gates(seer, out / MODEL, DATA / "config.json")
     pictures = []
     for number, path in enumerate(sorted(DATA.glob("layer*.safetensors"))):
         about = read_metadata(path)
@@ -84,7 +80,7 @@ def demo(args: argparse.Namespace) -> None:
                   f"{result['kv_heads']} KV heads, {result['dtype']}")  # fmt: skip
             print(f"device: {device['name']} ({device['detail']})")
             print(f"gates:  {gates}, training-free: the average of each block's queries against that of its keys;")
-            print("        the first block is always kept, and the last two rows of blocks are dense")
+            print("        the first block and the diagonal are always kept, the last two rows of blocks are dense")
         dense = sorted(dense_times)[len(dense_times) // 2]
         print(f"\nlayer {layer}")
         head = ["", "density", "time", "gate's part", "speed-up", "error", "mass kept"]
@@ -98,7 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=Path("build"), help="build folder (default %(default)s)")
     parser.add_argument("--backend", default="auto", help="auto, cuda, vulkan or cpu (default %(default)s)")
-    parser.add_argument("--repeat", type=int, default=15, help="runs to take the median of (default %(default)s)")
+    parser.add_argument("--repeat", type=int, default=25, help="runs to take the median of (default %(default)s)")
     full = parser.add_argument_group("with PyTorch: all layers, and what sparsity does to the perplexity")
     full.add_argument("--full", action="store_true", help="run SmolLM2 with seerattn as its attention (minutes)")
     full.add_argument("--tokens", type=int, default=8192, help="length of the text (default %(default)s)")

@@ -11,7 +11,7 @@ from typing import List, NamedTuple, Optional
 import torch
 
 from capture import model_config, read_tokens
-from demo import make_gates, percent, print_table
+from demo import MODEL, make_gates, percent, print_table
 from seerattn_ctypes import F32, SELECT_ALL, SELECT_RATIO, SELECT_THRESHOLD, Seer, host_tensor, seer_select_spec
 from smollm2 import SmolLM2
 
@@ -83,7 +83,7 @@ def find_library(build: Path) -> Path:
 def demo(args: argparse.Namespace) -> None:
     out = args.build / "demo"
     out.mkdir(parents=True, exist_ok=True)
-    print("loading SmolLM2-135M-Instruct", flush=True)
+    print(f"loading {MODEL}", flush=True)
     model = SmolLM2(args.gguf)
     if not 128 <= args.tokens <= model.context:
         raise SystemExit(f"demo: --tokens is {args.tokens}, expected 128 to {model.context}")
@@ -91,8 +91,8 @@ def demo(args: argparse.Namespace) -> None:
     tokens = read_tokens(model, texts, args.tokens)
     config = out / "model.json"
     config.write_text(json.dumps(model_config(model), indent=2) + "\n", "utf-8")
-    gates = make_gates(args.build / "tools" / "seer", out / "gates", config)
-    with Seer(find_library(args.build)) as seer:
+    gates = make_gates(args.build / "tools" / "seer", out / MODEL, config)
+    with Seer(find_library(args.build), args.backend) as seer:
         seer.load(gates)
         measure = Measure(model, seer, tokens)
         print(f"{len(tokens)} tokens of {' '.join(path.name for path in texts)}, {model.layers} layers, f32")

@@ -10,6 +10,7 @@ from typing import Any, Optional, Sequence
 F32, F16, BF16 = 1, 2, 3
 SELECT_MODEL, SELECT_THRESHOLD, SELECT_RATIO, SELECT_BUDGET, SELECT_ALL = range(5)
 _ELEMENT_SIZE = {F32: 4, F16: 2, BF16: 2}
+_BACKENDS = {"auto": 0, "cuda": 1, "vulkan": 2, "cpu": 3}
 _MEM_HOST = 1
 _SUBMIT_BLOCKING = 1
 
@@ -107,9 +108,9 @@ def host_tensor(address: int, shape: Sequence[int], dtype: int) -> seer_tensor:
 
 
 class Seer:
-    """A context on the best device and, after load(), the gates of a folder."""
+    """A context and, after load(), the gates of a folder."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, backend: str = "auto") -> None:
         self._lib = ctypes.CDLL(str(library))
         for name in ("seer_status_name", "seer_last_error"):
             getattr(self._lib, name).restype = c_char_p
@@ -117,7 +118,9 @@ class Seer:
             getattr(self._lib, name).restype = None
             getattr(self._lib, name).argtypes = [c_void_p]
         self._context, self._model = c_void_p(), c_void_p()
-        self._check(self._lib.seer_context_create(byref(_init(seer_context_params)), byref(self._context)))
+        params = _init(seer_context_params)
+        params.backend = _BACKENDS[backend]
+        self._check(self._lib.seer_context_create(byref(params), byref(self._context)))
 
     def _check(self, status: int) -> None:
         if status < 0:
