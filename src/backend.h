@@ -88,8 +88,8 @@ struct BackendFns {
   DeviceInfo (*device_info)(int32_t ordinal) = nullptr;
   std::unique_ptr<Device> (*create)(const DeviceParams &params) = nullptr;
 
-  // Memory. Required. alloc throws (device_)out_of_memory; alloc and free may be called from any thread, beside a stage.
-  // read and write block and are ordered with the stages.
+  // Memory. Required. alloc throws (device_)out_of_memory; alloc and free may be called from any thread, beside a
+  // stage. read and write block and are ordered with the stages.
   Memory (*alloc)(Device &, uint64_t bytes) = nullptr;
   void (*free)(Device &, Memory) noexcept = nullptr;
   void (*write)(Device &, Memory dst, uint64_t offset, const void *src, uint64_t bytes) = nullptr;
