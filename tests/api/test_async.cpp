@@ -313,7 +313,7 @@ TEST_CASE("a callback that blocks does not hold up the queue") {
   struct Block {
     std::mutex mutex;
     std::condition_variable changed;
-    bool open = false, inside = false;
+    bool open = false, inside = false, left = false;
   } block;
   OK(seer_on_done(
       ctx.get(), 0,
@@ -323,6 +323,8 @@ TEST_CASE("a callback that blocks does not hold up the queue") {
         b.inside = true;
         b.changed.notify_all();
         b.changed.wait(lock, [&] { return b.open; });
+        b.left = true;
+        b.changed.notify_all();
       },
       &block));
   {
@@ -330,9 +332,11 @@ TEST_CASE("a callback that blocks does not hold up the queue") {
     block.changed.wait(lock, [&] { return block.inside; });
   }
   OK(seer_attention(ctx.get(), &desc, nullptr, nullptr));
-  const std::lock_guard lock(block.mutex);
+  std::unique_lock lock(block.mutex);
+  CHECK(!block.left);
   block.open = true;
   block.changed.notify_all();
+  block.changed.wait(lock, [&] { return block.left; });
 }
 
 TEST_CASE("calls from inside callbacks say busy; cancelling and releasing work") {
