@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""The Hopper attend kernel on this machine's GPU: correctness, then speed beside what a PyTorch user has.
+
+    cuda_attend.py test [--cases N] [--seed N]      random shapes and adversarial masks against an f32 reference
+    cuda_attend.py bench [--sizes 8192,32768] [--flex] [--peers]
+
+Needs torch and nvcc (or --cubin). The kernel runs through cuda_driver.py: the library does not launch it yet.
+"""
+import argparse
+import faulthandler
+import math
+import os
+import random
+import sys
+import tempfile
+
+import torch
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [here, os.path.join(here, "..", "cuda")]
+import cuda_driver as cd  # noqa: E402
+import masks  # noqa: E402
+from compile import compile_cubin  # noqa: E402
+
+GROUPS = 3  # row groups of a work item
+PEAK_PER_CLOCK = 4096  # bf16 FLOP per clock and SM
+
+
+def build(path):
+    problem = compile_cubin("nvcc", "compute_90a", "sm_90a", os.path.join(here, "..", "cuda", "attend_sm90.cu"), path)
+    if problem:
+        sys.exit(problem)
+    return path
+
+
+class Kernels:
+    def __init__(self, cubin):
+        self.cubin, self.made = cubin, {}
+
+    def __call__(self, dtype, dim):
+        name = f"attend_{cd.DTYPE[dtype][0]}_{dim}"
+        if name not in self.made:
+            self.made[name] = cd.Attend(self.cubin, name, GROUPS)
+        return self.made[name]
+
+
+# --- Correctness
+
+def mask_of(kind, heads, rows, cols, first, g):
+    """bool [heads, rows, cols]; row i may see columns 0 .. first(i)."""
+    m = torch.zeros(heads, rows, cols, dtype=torch.bool)
+    last = torch.tensor([first(i) for i in range(rows)])
+    if kind == "full":
+        m[:] = True
+    elif kind == "empty":
+        pass
+    elif kind == "diagonal":
+        m[:, torch.arange(rows), last] = True
+    elif kind == "alternating":
+        m[:, :, torch.randint(0, 2, (1,), generator=g).item()::2] = True
+    elif kind == "one dense row":  # of three that share a ring, the others empty
+        for h in range(heads):
+            m[h, torch.randint(0, rows, (max(1, rows // 3),), generator=g)] = True
+    elif kind == "far apart":  # two blocks, the whole sequence between them, beside dense rows
+        m[:, :, 0] = True
+        m[:, torch.arange(rows), last] = True
+        m[:, 1::3] = True
+    elif kind == "sink":
+        m[:, :, 0] = True
+    else:  # a density
+        m = torch.rand(heads, rows, cols, generator=g) < float(kind)
+    return m
+
+
+KINDS = ["full", "empty", "diagonal", "alternating", "one dense row", "far apart", "sink", "0.5", "0.2", "0.1", "0.03"]
+
+
+def draw(r, small):
+    """A random problem."""
+    c = dict(dtype=r.choice([torch.bfloat16, torch.float16]), dim=r.choice([64, 128]), block=r.choice([64, 64, 128]),
+             hkv=r.choice([1, 1, 2, 3]), group=r.choice([1, 2, 3, 4, 5, 7, 8, 16]), kind=r.choice(KINDS + ["dense"]),
+             layout=r.choice(["bshd", "bhsd"]), heads_first=r.random() < .4, section=r.choice([None, 1, 2, 8]),
+             lse=r.random() < .8, garbage=r.random() < .5, scale=r.choice([None, None, 0.05, 1.0, 0.0]))
+    longest = 300 if small else r.choice([200, 1500, 3000])
+    length = lambda: r.choice([1, 63, 64, 65, r.randint(1, longest), r.randint(1, longest)])
+    offset = lambda: r.choice([0, 0, 64 * r.randint(0, longest // 64), r.randint(0, longest)])
+    if c["block"] == 128:
+        offset = lambda: r.choice([0, 128 * r.randint(0, longest // 128)])
+    if r.random() < .5:  # packed
+        c["batch"], seqs, q, k, row = 1, [], 0, 0, 0
+        for _ in range(r.randint(1, 5)):
+            ql = r.choice([0, length(), length()])
+            kl = ql + offset()
+            seqs.append((0, q, ql, k, kl, row))
+            q, k, row = q + ql, k + kl, row + -(-ql // c["block"])
+    else:
+        c["batch"], ql = r.randint(1, 3), length()
+        kl = ql + offset()
+        seqs = [(b, 0, ql, 0, kl, 0) for b in range(c["batch"])]
+    c["sequences"] = seqs
+    return c
+
+
+def tensor(batch, tokens, heads, dim, dtype, layout, fill=None):
+    shape = (batch, tokens, heads, dim) if layout == "bshd" else (batch, heads, tokens, dim)
+    if fill is None:
+        t = torch.randn(shape, device="cuda").to(dtype)
+    else:
+        t = torch.full(shape, fill, device="cuda", dtype=dtype)
+    return t if layout == "bshd" else t.transpose(1, 2)
+
+
+def run_case(kernels, c, g):
+    seqs, heads, block = c["sequences"], c["hkv"] * c["group"], c["block"]
+    if all(s[2] == 0 for s in seqs):
+        return 0.0
+    q_tokens, k_tokens = max(s[1] + s[2] for s in seqs), max(s[3] + s[4] for s in seqs)
+    rows = max(s[5] + -(-s[2] // block) for s in seqs)
+    cols = max(-(-s[4] // block) for s in seqs)
+    q = tensor(c["batch"], q_tokens, heads, c["dim"], c["dtype"], c["layout"])
+    k = tensor(c["batch"], k_tokens + 70, c["hkv"], c["dim"], c["dtype"], c["layout"])
+    v = tensor(c["batch"], k_tokens + 70, c["hkv"], c["dim"], c["dtype"], c["layout"])
+    k[:, k_tokens:] = math.nan  # what lies behind must not matter
+    v[:, k_tokens:] = math.nan
+    guard = 5
+    whole = tensor(c["batch"], q_tokens + 2 * guard, heads, c["dim"], c["dtype"], c["layout"], 777.0)
+    out = whole[:, guard:guard + q_tokens]
+    lse = torch.full((c["batch"], heads, q_tokens), 777.0, device="cuda") if c["lse"] else None
+    mask, words = None, None
+    if c["kind"] != "dense":
+        mask = torch.zeros(c["batch"], heads, rows, cols, dtype=torch.bool)
+        for (b, _, ql, _, kl, mr) in seqs:
+            n = -(-ql // block)
+            if n:
+                last = lambda i: (kl - ql + min((i + 1) * block, ql) - 1) // block
+                m = mask_of(c["kind"], heads, n, cols, last, g)
+                mask[b, :, mr:mr + n] = m
+        given = mask.clone()
+        if c["garbage"]:  # bits that no causal row may see are ignored
+            for (b, _, ql, _, kl, mr) in seqs:
+                for i in range(-(-ql // block)):
+                    last = (kl - ql + min((i + 1) * block, ql) - 1) // block
+                    given[b, :, mr + i, last + 1:] = True
+        mask, words = mask.cuda(), cd.pack_mask(given.cuda())
+    kernel = kernels(c["dtype"], c["dim"])
+    scale = c["dim"] ** -0.5 if c["scale"] is None else c["scale"]
+    launch = kernel.plan(q, k, v, out, lse, words, block, scale, seqs, c["heads_first"], c["section"])
+    launch()
+    torch.cuda.synchronize()
+    for (b, qb, ql, _, _, _) in seqs:
+        assert torch.isfinite(out[b, qb:qb + ql].float()).all(), "not finite"
+    first, first_lse = out.clone(), None if lse is None else lse.clone()
+    launch()
+    torch.cuda.synchronize()
+    assert torch.equal(first, out), "not repeatable"
+    assert lse is None or torch.equal(first_lse, lse), "lse not repeatable"
+    assert (whole[:, :guard] == 777).all() and (whole[:, guard + q_tokens:] == 777).all(), "wrote outside the output"
+    ref, ref_lse = cd.reference(q, k, v, mask, block, seqs, scale)
+    worst = 0.0
+    for (b, qb, ql, _, _, _) in seqs:
+        for at in range(qb, qb + ql, 64):
+            x, y = out[b, at:min(at + 64, qb + ql)].float(), ref[b, at:min(at + 64, qb + ql)]
+            error = (x - y).norm().item() / max(y.norm().item(), 1e-6)
+            assert error < (6e-3 if c["dtype"] is torch.bfloat16 else 1e-3), f"relative error {error:.2e} at token {at}"
+            worst = max(worst, error)
+        if lse is not None:
+            x, y = lse[b, :, qb:qb + ql], ref_lse[b, :, qb:qb + ql]
+            assert torch.equal(x == -math.inf, y == -math.inf), "lse of empty rows"
+            d = torch.where(y == -math.inf, 0, x - y).abs()
+            assert (d <= 1e-4 + 1e-5 * y.abs().nan_to_num(0, 0, 0)).all(), f"lse off by {d.max().item():.2e}"
+    return worst
+
+
+def test(kernels, args):
+    r, worst, ran = random.Random(args.seed), 0.0, 0
+    torch.manual_seed(args.seed)
+    g = torch.Generator().manual_seed(args.seed)
+    for i in range(args.cases):
+        c = draw(r, args.small)
+        faulthandler.dump_traceback_later(120, exit=True)  # a kernel that hangs
+        try:
+            worst = max(worst, run_case(kernels, c, g))
+        except Exception:
+            print(f"case {i} of seed {args.seed}: {c}", flush=True)
+            raise
+        ran += 1
+    faulthandler.cancel_dump_traceback_later()
+    if ran == 0:
+        sys.exit("no case ran")
+    print(f"{ran} cases right and repeatable; largest relative error of a row block {worst:.1e}")
+
+
+# --- Speed
+
+def timed(functions, rounds=5, budget_ms=40):
+    """Median milliseconds of each function, L2 flushed before each call, the functions taking turns in random order."""
+    flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
+    times = {n: [] for n in functions}
+    for f in functions.values():
+        f()
+    torch.cuda.synchronize()
+    for _ in range(rounds):
+        order = list(functions.items())
+        random.shuffle(order)
+        for name, f in order:
+            spent = 0.0
+            while spent < budget_ms or len(times[name]) < 3:
+                a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                flush.zero_()
+                a.record()
+                f()
+                b.record()
+                b.synchronize()
+                times[name].append(a.elapsed_time(b))
+                spent += times[name][-1]
+    return {n: sorted(t)[len(t) // 2] for n, t in times.items()}
+
+
+def bench(kernels, args):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+    heads, hkv, d, dtype = 32, 8, 128, torch.bfloat16
+    kernel = kernels(dtype, d)
+    flex = None
+    if args.flex:
+        from torch.nn.attention.flex_attention import BlockMask, flex_attention
+        flex = torch.compile(flex_attention, dynamic=False)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; bf16, B 1, Hq {heads}, Hkv {hkv}, D {d}, causal")
+    print("TFLOP/s of kept 64x64 blocks, diagonal ones counted half (ms); s = blocks kept per block loaded by 3 rows of a"
+          " head; e = share of the tensor cores' rate")
+    torch.manual_seed(0)
+    for n_tokens in [int(x) for x in args.sizes.split(",")]:
+        n = n_tokens // 64
+        q, k, v = (torch.randn(1, n_tokens, h, d, device="cuda", dtype=dtype) for h in (heads, hkv, hkv))
+        out, lse = torch.empty_like(q), torch.empty(1, heads, n_tokens, device="cuda")
+        qt, kt, vt = (x.transpose(1, 2) for x in (q, k, v))
+        for family, density in [("full", 1.0)] + [(f, x) for f in ("structured", "random") for x in (.5, .2, .1, .05)]:
+            if family == "full":
+                m = torch.ones(heads, n, n, dtype=torch.bool, device="cuda").tril_()
+            else:
+                m = getattr(masks, family)(n, heads, density, device="cuda")
+            flops = 4.0 * 64 * 64 * d * (m.sum().item() - 0.5 * m.diagonal(dim1=-2, dim2=-1).sum().item())
+            words = None if family == "full" else cd.pack_mask(m)[None]
+            run = {"ours": kernel.plan(q, k, v, out, lse, words)}
+            if args.peers and family == "full":
+                def peer(backend):
+                    def f():
+                        with sdpa_kernel(backend):
+                            return sdpa(qt, kt, vt, is_causal=True, enable_gqa=True)
+                    return f
+                run["cudnn"], run["flash"] = peer(SDPBackend.CUDNN_ATTENTION), peer(SDPBackend.FLASH_ATTENTION)
+            if flex is not None:
+                diagonal = torch.eye(n, dtype=torch.bool, device="cuda")
+                parts = []
+                for part in (m & diagonal, m & ~diagonal):
+                    order = torch.argsort(part.to(torch.int8), dim=-1, descending=True, stable=True)
+                    parts += [part.sum(-1).to(torch.int32)[None], order.to(torch.int32)[None]]
+                block_mask = BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=64, mask_mod=lambda b, h, i, j: i >= j,
+                                                      seq_lengths=(n_tokens, n_tokens), compute_q_blocks=False)
+                run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True)
+            kernel.clocks.zero_()
+            ms = timed(run)
+            s = masks.sharing(m, 3)
+            # Share of the tensor cores' time at the clock that was measured.
+            e = flops / (ms["ours"] * 1e-3) / (PEAK_PER_CLOCK * kernel.sms * kernel.ghz() * 1e9)
+            print(f"S {n_tokens:6d}  {family:10s} {density:4.2f}  s {s:4.2f}  {kernel.ghz():.2f} GHz  e {e:.2f}  "
+                  + "  ".join(f"{name} {flops / t * 1e-9:4.0f} ({t:.3f})" for name, t in ms.items()), flush=True)
+            del m, words, run
+            torch.cuda.empty_cache()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["test", "bench"])
+    parser.add_argument("--cubin")
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="short sequences only, for compute-sanitizer")
+    parser.add_argument("--sizes", default="8192,32768,131072")
+    parser.add_argument("--peers", action="store_true", help="scaled_dot_product_attention with cuDNN and with flash")
+    parser.add_argument("--flex", action="store_true", help="FlexAttention with the same masks")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = Kernels(args.cubin or build(os.path.join(folder, "attend.cubin")))
+        {"test": test, "bench": bench}[args.what](kernels, args)
+
+
+if __name__ == "__main__":
+    main()

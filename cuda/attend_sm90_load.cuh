@@ -1,0 +1,203 @@
+// The warps of the Hopper attend kernel that bring work: the scheduler, and the threads that load K, V and Q.
+#pragma once
+#include "attend_sm90_shared.cuh"
+
+namespace seer::cuda {
+
+using namespace seer::sm90;
+
+// --- Scheduler warp
+
+// Bits 0..15 of x, each twice.
+__device__ __forceinline__ uint32_t twice(uint32_t x) {
+  x &= 0xffff;
+  x = (x | x << 8) & 0x00ff00ff;
+  x = (x | x << 4) & 0x0f0f0f0f;
+  x = (x | x << 2) & 0x33333333;
+  x = (x | x << 1) & 0x55555555;
+  return x | x << 1;
+}
+
+// Word x of the list of `row` of `head` in blocks of 64, cut to the blocks 0 .. last.
+__device__ __forceinline__ uint32_t mask_word(const AttendParams &p, const AttendSequence &seq, int head, int row,
+                                              int last, int x) {
+  if (x * 32 > last) return 0;  // also where there is no row
+  uint32_t word = ~0u;
+  if (p.mask != nullptr) {
+    const uint32_t *words =
+        p.mask + seq.batch * p.mask_batch + head * p.mask_head + (seq.mask_row + (row >> p.mask_shift)) * p.mask_row;
+    word = p.mask_shift == 0 ? words[x] : twice(words[x >> 1] >> (16 * (x & 1)));
+  }
+  return last - x * 32 < 31 ? word & ((2u << (last - x * 32)) - 1) : word;
+}
+
+template <class C>
+__device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p) {
+  const int lane = threadIdx.x & 31;
+  int slot = 0;
+  int work = blockIdx.x;
+  for (int it = 0;; ++it) {
+    const int b = it & 1;
+    barrier_wait(&sm.item_empty[b], (it >> 1 & 1) ^ 1);
+    Item<C::kGroups> &item = sm.item[b];
+    if (work >= p.items) {
+      if (lane == 0) {
+        item.batch = -1;
+        barrier_arrive(&sm.item_full[b]);
+        // The last block of threads to get here has seen every other take its last number: leave the counter at 0.
+        __threadfence();
+        if (atomicAdd(p.counter + 1, 1u) == gridDim.x - 1) {
+          p.counter[0] = 0;
+          p.counter[1] = 0;
+        }
+      }
+      return;
+    }
+    AttendSequence seq = p.only;
+    if (p.sequence != nullptr) {
+      int low = 0, high = p.sequences - 1;  // the last sequence with first_item <= work
+      while (low < high) {
+        const int middle = (low + high + 1) >> 1;
+        if (p.sequence[middle].first_item <= work)
+          low = middle;
+        else
+          high = middle - 1;
+      }
+      seq = p.sequence[low];
+    }
+    // Sections of KV heads one after the other, longest rows first in each: the blocks of threads that run at one time
+    // then sweep the same keys, and what is left at the end is short.
+    const int rows = (seq.q_len + kRows - 1) / kRows;
+    const int kv_heads = p.heads / p.group, per_kv = seq.items / kv_heads;
+    const int section = (work - seq.first_item) / (per_kv * p.section) * p.section;
+    const int width = min(p.section, kv_heads - section);
+    const int at = work - seq.first_item - section * per_kv;
+    // at = (chunk of rows, KV head, head of its group), or heads_first: (place in the KV head's list of rows, KV head)
+    const int per_chunk = p.heads_first ? width : width * p.group;
+    const int chunk = at / per_chunk, rest = at % per_chunk;
+    const int kv_head = section + (p.heads_first ? rest : rest / p.group);
+    const int offset = seq.k_len - seq.q_len;
+    const int g = min(lane, C::kGroups - 1);  // lane g knows group g
+    const int place = chunk * C::kGroups + g;
+    const int down = p.heads_first ? place / p.group : place;
+    const int head = kv_head * p.group + (p.heads_first ? place : rest) % p.group;
+    const int row = rows - 1 - down;
+    const int last = row < 0 ? -1 : (offset + min((row + 1) * kRows, seq.q_len) - 1) / kRows;
+    const int words = __reduce_max_sync(~0u, last + 32) / 32;
+    uint32_t *lists = list<C>(sm, p.list_words, b, 0);
+    for (int base = 0; base < C::kGroups * words; base += 32) {
+      const int at = base + lane, i = min(at / words, C::kGroups - 1), x = at - i * words;
+      const int row_i = __shfl_sync(~0u, row, i), head_i = __shfl_sync(~0u, head, i),
+                last_i = __shfl_sync(~0u, last, i);
+      if (x < words) lists[i * p.list_words + x] = mask_word(p, seq, head_i, row_i, last_i, x);
+    }
+    __syncwarp();
+    int tiles[C::kGroups + 1] = {};  // the last is the union's
+    for (int x = lane; x < words; x += 32) {
+      uint32_t all = 0;
+#pragma unroll
+      for (int i = 0; i < C::kGroups; ++i) {
+        const uint32_t word = lists[i * p.list_words + x];
+        tiles[i] += __popc(word);
+        all |= word;
+      }
+      lists[C::kGroups * p.list_words + x] = all;
+      tiles[C::kGroups] += __popc(all);
+    }
+#pragma unroll
+    for (int i = 0; i <= C::kGroups; ++i) tiles[i] = __reduce_add_sync(~0u, tiles[i]);
+#pragma unroll
+    for (int i = 0; i < C::kGroups; ++i)
+      if (lane == i) item.group[i] = {max(row, -1), head, tiles[i], (offset + row * kRows + 1) / kRows};
+    if (lane == 0) {
+      item.batch = seq.batch;
+      item.kv_head = kv_head;
+      item.q_begin = seq.q_begin;
+      item.q_len = seq.q_len;
+      item.k_begin = seq.k_begin;
+      item.offset = offset;
+      item.tail_keys = seq.k_len % kRows;
+      item.tail_block = item.tail_keys == 0 ? -1 : seq.k_len / kRows;
+      item.words = words;
+      item.first_slot = slot;
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(&sm.item_full[b]);
+      work = gridDim.x + atomicAdd(p.counter, 1u);
+    }
+    work = __shfl_sync(~0u, work, 0);
+    slot += tiles[C::kGroups];
+  }
+}
+
+// --- Load warps, one thread each
+
+// K or V tiles of the union, in ring order. Each has its own thread: the two rings then run ahead as far as each can.
+template <class C, int kStages>
+__device__ __forceinline__ void load_tiles(Shared<C> &sm, uint8_t (*ring)[C::kTileBytes], uint64_t *full,
+                                           uint64_t *empty, uint32_t *progress, const CUtensorMap *map,
+                                           const AttendParams &p) {
+  uint32_t slot = 0, stage = 0, phase = 1;
+  for (int it = 0;; ++it) {
+    const int b = it & 1;
+    barrier_wait(&sm.item_full[b], it >> 1 & 1);
+    const Item<C::kGroups> &item = sm.item[b];
+    if (item.batch < 0) return;
+    const int batch = item.batch, head = item.kv_head, begin = item.k_begin;
+    const uint32_t *own = list<C>(sm, p.list_words, b, 0);
+    for (int x = item.words - 1; x >= 0; --x) {
+      uint32_t word[C::kGroups], all = 0;
+#pragma unroll
+      for (int g = 0; g < C::kGroups; ++g) all |= word[g] = own[g * p.list_words + x];
+      while (all != 0) {
+        const int bit = 31 - __clz(all);
+        all ^= 1u << bit;
+        int skips = 0;
+#pragma unroll
+        for (int g = 0; g < C::kGroups; ++g) skips += ~word[g] >> bit & 1;
+        const int key = begin + (x * 32 + bit) * kRows;
+        barrier_wait(&empty[stage], phase);
+        barrier_expect(&full[slot % kBarriers], C::kTileBytes);
+        tma_load_5d(ring[stage], map, &full[slot % kBarriers], kEvictLast, 0, key, 0, head, batch);
+        if (skips != 0) barrier_arrive(&empty[stage], 4 * skips);  // rule B; four warps to a group
+        ++slot;
+        *static_cast<volatile uint32_t *>(progress) = slot;
+        if (++stage == kStages) stage = 0, phase ^= 1;
+      }
+    }
+    barrier_arrive(&sm.item_empty[b]);
+  }
+}
+
+// The rows of every group, each as soon as the group has read its last ones: one thread that looks at all, for a group
+// that is far behind must not hold up another.
+template <class C>
+__device__ __forceinline__ void load_q(Shared<C> &sm, const CUtensorMap *q_map) {
+  int next[C::kGroups] = {};
+  for (int running = C::kGroups; running > 0;) {
+#pragma unroll
+    for (int g = 0; g < C::kGroups; ++g) {
+      const int it = next[g], b = it & 1;
+      if (it < 0 || !barrier_try(&sm.q_empty[g], (it & 1) ^ 1) || !barrier_try(&sm.item_full[b], it >> 1 & 1)) continue;
+      const Item<C::kGroups> &item = sm.item[b];
+      if (item.batch < 0) {
+        next[g] = -1;
+        --running;
+        continue;
+      }
+      if (item.group[g].tiles == 0) {
+        barrier_arrive(&sm.q_full[g]);
+      } else {
+        barrier_expect(&sm.q_full[g], C::kTileBytes);
+        tma_load_5d(sm.q[g], q_map, &sm.q_full[g], kEvictFirst, 0, item.q_begin + item.group[g].row * kRows, 0,
+                    item.group[g].head, item.batch);
+      }
+      barrier_arrive(&sm.item_empty[b]);
+      ++next[g];
+    }
+    __nanosleep(100);
+  }
+}
+
+}  // namespace seer::cuda
