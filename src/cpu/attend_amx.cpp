@@ -39,14 +39,16 @@ bool attend_amx_usable() {
 
 namespace {
 
-constexpr int64_t kTile = 512;                // bf16 of a tile: 16 rows of 32, or of 16 interleaved pairs
-constexpr int64_t kStride = kChunkKeys + 16;  // of scores: 17 cache lines spread the rows over all cache sets
+constexpr int64_t kTile = 512;  // bf16 of a tile: 16 rows of 32, or of 16 interleaved pairs
+// Keys of kept blocks between two updates of the running softmax: each costs a pass over the output tiles.
+constexpr int64_t kChunk = 512;
+constexpr int64_t kStride = kChunk + 16;  // of scores: 33 cache lines spread the rows over all cache sets
 
 // Tiles are 1 KiB each, so that loading one touches 16 whole neighbouring cache lines.
 struct alignas(64) Scratch {
   uint16_t q[kTileRows * kMaxTileDim];  // [row / 16][channel / 32] tiles of [row][channel]
   float scores[kTileRows * kStride];
-  uint16_t p[kTileRows * kChunkKeys];  // [row / 16][column / 32] tiles of [row][column]
+  uint16_t p[kTileRows * kChunk];      // [row / 16][column / 32] tiles of [row][column]
   float out[kTileRows * kMaxTileDim];  // [row / 16][channel / 16] tiles of [row][channel]
   float row[kMaxTileDim];
   uint16_t keys[16 * kMaxTileDim];
@@ -65,8 +67,8 @@ struct alignas(64) TileConfig {
 int64_t padded_dim(int64_t dim) { return (dim + 31) / 32 * 32; }
 
 struct Chunk {
-  const uint16_t *keys[kChunkKeys / 32], *values[kChunkKeys / 32];
-  bool apart[kChunkKeys / 32];   // holds Inf or NaN that some row of the tile must not see
+  const uint16_t *keys[kChunk / 32], *values[kChunk / 32];
+  bool apart[kChunk / 32];       // holds Inf or NaN that some row of the tile must not see
   int64_t count, block, groups;  // groups of 32 channels
 };
 
@@ -235,7 +237,7 @@ HWY_NOINLINE void value_tiles(const uint16_t *p, const Chunk &chunk, int64_t cha
       _tile_loadd(4, tile, 64);
       _tile_loadd(7, v + kTile, 64);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, tile + kChunkKeys / 32 * kTile, 64);
+      _tile_loadd(5, tile + kChunk / 32 * kTile, 64);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
@@ -303,7 +305,7 @@ void values_apart(const Chunk &chunk, int64_t rows, int64_t dim, Scratch &s) {
       const int64_t seen = smaller(s.columns[r] - b * chunk.block, chunk.block);
       for (int64_t key = 0; key < seen; key++) {
         const int64_t column = b * chunk.block + key;
-        const float p = widen_one(s.p[(r / 16 * (kChunkKeys / 32) + column / 32) * kTile + r % 16 * 32 + column % 32]);
+        const float p = widen_one(s.p[(r / 16 * (kChunk / 32) + column / 32) * kTile + r % 16 * 32 + column % 32]);
         for (int64_t c = 0; c < dim; c++) {
           const uint16_t *tile = chunk.values[b] + (key / 32 * 2 * chunk.groups + c / 16) * kTile;
           float &out = s.out[(r / 16 * 2 * chunk.groups + c / 16) * 256 + r % 16 * 16 + c % 16];
@@ -350,7 +352,7 @@ void attend_chunk(const AttendTile &tile, int64_t first, int64_t count, float sc
                       s.scores + strip * 32 * kStride + b * block + c);
 
   for (int64_t r = 0; r < strips * 32; r++) {
-    const float rescale = softmax_row(s.scores + r * kStride, s.p + r / 16 * (kChunkKeys / 32) * kTile + r % 16 * 32,
+    const float rescale = softmax_row(s.scores + r * kStride, s.p + r / 16 * (kChunk / 32) * kTile + r % 16 * 32,
                                       s.columns[r], strip_columns[r / 32], scale, s.max[r], s.sum[r]);
     if (rescale == 1.0f || first == 0) continue;
     float *out = s.out + r / 16 * 2 * groups * 256 + r % 16 * 16;
@@ -361,7 +363,7 @@ void attend_chunk(const AttendTile &tile, int64_t first, int64_t count, float sc
   for (int64_t g = 0; g < groups; g++)
     for (int64_t strip = 0; strip < strips; strip++)
       if (strip_columns[strip] > 0 || first == 0)
-        value_tiles(s.p + strip * 2 * (kChunkKeys / 32) * kTile, chunk, 2 * g, strip_columns[strip], first == 0,
+        value_tiles(s.p + strip * 2 * (kChunk / 32) * kTile, chunk, 2 * g, strip_columns[strip], first == 0,
                     s.out + (strip * 4 * groups + 2 * g) * 256);
   values_apart(chunk, tile.rows, tile.args->q.dim, s);
 }
@@ -390,7 +392,7 @@ void attend_tile(const AttendTile &tile, std::byte *scratch) {
 
   const TileConfig config;
   _tile_loadconfig(&config);
-  const int64_t per_chunk = kChunkKeys / args.block;
+  const int64_t per_chunk = kChunk / args.block;
   for (int64_t first = 0; first < tile.kept_count; first += per_chunk)
     attend_chunk(tile, first, smaller(per_chunk, tile.kept_count - first), scale, s);
   _tile_release();

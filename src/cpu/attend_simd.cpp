@@ -27,7 +27,9 @@ namespace {
 // cache lines spread the rows over all cache sets.
 constexpr int64_t kStride = kMaxTileDim + 16;
 constexpr int64_t kPaddedRows = 72;  // kTileRows, rounded up to any target's kRows
-static_assert(kChunkKeys <= kMaxTileDim);
+// Keys of kept blocks between two updates of the running softmax.
+constexpr int64_t kChunk = 256;
+static_assert(kChunk <= kMaxTileDim);
 
 struct Scratch {
   float q[kPaddedRows * kStride];
@@ -82,7 +84,7 @@ HWY_NOINLINE void score_panel(const float *HWY_RESTRICT q, const float *HWY_REST
 
 // Blocks of values of a chunk: column c of the probabilities belongs to key c % block of blocks[c / block].
 struct ValueBlocks {
-  const float *block[kChunkKeys / 32];
+  const float *block[kChunk / 32];
   int64_t block_keys;
 };
 
@@ -177,10 +179,10 @@ void attend_chunk(const AttendTile &tile, int64_t first, int64_t count, Scratch 
   const int64_t block = tile.args->block, dim = tile.args->q.dim, padded_rows = (tile.rows + kRows - 1) / kRows * kRows;
   const size_t block_bytes = static_cast<size_t>(block * (dim + padded_dim(dim))) * sizeof(float);
 
-  const float *keys[kChunkKeys / 32];
+  const float *keys[kChunk / 32];
   ValueBlocks values;
   values.block_keys = block;
-  bool finite[kChunkKeys / 32];
+  bool finite[kChunk / 32];
   for (int64_t b = 0; b < count; b++) {
     const int32_t j = tile.kept[first + b];
     keys[b] = reinterpret_cast<const float *>(tile.packed + static_cast<size_t>(j) * block_bytes);
@@ -247,7 +249,7 @@ void attend_tile(const AttendTile &tile, std::byte *scratch) {
     }
     narrow_row(q, scale, dim, q);
   }
-  const int64_t per_chunk = kChunkKeys / args.block;
+  const int64_t per_chunk = kChunk / args.block;
   for (int64_t first = 0; first < tile.kept_count; first += per_chunk)
     attend_chunk(tile, first, HWY_MIN(per_chunk, tile.kept_count - first), s);
 

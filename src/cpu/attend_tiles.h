@@ -15,7 +15,6 @@ namespace seer::cpu {
 
 inline constexpr int64_t kTileRows = 64;
 inline constexpr int64_t kMaxBlock = 128;
-inline constexpr int64_t kChunkKeys = 256;   // keys of kept blocks between two updates of the running softmax
 inline constexpr int64_t kMaxTileDim = 256;  // larger heads go to attend_ref
 inline constexpr size_t kPackedBudget = size_t{64} << 20;
 
