@@ -41,7 +41,7 @@ std::shared_ptr<ChunkCache> optional_cache(const seer_gate_cache *cache) {
 template <class Start>
 seer_status compute(seer_context *ctx, const seer_submit *submit, seer_ticket *ticket, Start start) {
   return entry([&] {
-    const std::shared_ptr<Context> context = usable(ctx);
+    const auto context = usable(ctx);
     Submission s = submission(submit, *context);
     const uint64_t number = start(*context, std::move(s.options));
     if (s.blocking) finish(*context, number);
@@ -76,8 +76,8 @@ seer_status seer_gate_cache_create(seer_context *ctx, const seer_model *model, c
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    const auto &context = usable(ctx);
-    const auto &gates = get(model, "model");
+    const auto context = usable(ctx);
+    const auto gates = get(model, "model");
     SEER_REQUIRE(gates->context().same_device(*context), Status::bad_handle, "model belongs to another device");
     const seer_gate_cache_params in = read_struct(params, "params");
     const int32_t sequences = in.sequences ? in.sequences : 1;
@@ -88,7 +88,7 @@ seer_status seer_gate_cache_create(seer_context *ctx, const seer_model *model, c
 seer_status seer_gate_cache_length(const seer_gate_cache *cache, int32_t layer, int32_t sequence, int64_t *tokens) {
   return entry([&] {
     SEER_REQUIRE(tokens, Status::invalid_argument, "tokens is NULL");
-    const auto &object = get(cache, "cache");
+    const auto object = get(cache, "cache");
     object->context().check_usable();
     *tokens = object->length(layer, sequence);
   });
@@ -96,7 +96,7 @@ seer_status seer_gate_cache_length(const seer_gate_cache *cache, int32_t layer, 
 
 seer_status seer_gate_cache_truncate(seer_gate_cache *cache, int32_t sequence, int64_t tokens) {
   return entry([&] {
-    const auto &object = get(cache, "cache");
+    const auto object = get(cache, "cache");
     object->context().check_usable();
     ChunkCache::truncate(object, sequence, tokens);
   });
@@ -107,7 +107,7 @@ void seer_gate_cache_release(seer_gate_cache *cache) { release(cache); }
 seer_status seer_prefill(seer_context *ctx, const seer_model *model, int32_t layer, const seer_prefill_desc *desc,
                          const seer_submit *submit, seer_ticket *ticket) {
   return compute(ctx, submit, ticket, [&](Context &context, SubmitOptions options) {
-    const auto &gates = get(model, "model");
+    const auto gates = get(model, "model");
     const seer_prefill_desc in = read_struct(desc, "desc");
     Context::Pins pins;
     const PrefillDesc d = prefill_desc(in, context, pins);
@@ -118,7 +118,7 @@ seer_status seer_prefill(seer_context *ctx, const seer_model *model, int32_t lay
 seer_status seer_gate(seer_context *ctx, const seer_model *model, int32_t layer, const seer_gate_desc *desc,
                       const seer_submit *submit, seer_ticket *ticket) {
   return compute(ctx, submit, ticket, [&](Context &context, SubmitOptions options) {
-    const auto &gates = get(model, "model");
+    const auto gates = get(model, "model");
     const seer_gate_desc in = read_struct(desc, "desc");
     check_flags(in.flags, SEER_GATE_LOGITS, "desc");
     Context::Pins pins;
@@ -182,8 +182,8 @@ seer_status seer_prefill_workspace(seer_context *ctx, const seer_model *model, c
                                    uint64_t *bytes) {
   return entry([&] {
     SEER_REQUIRE(bytes, Status::invalid_argument, "bytes is NULL");
-    const auto &context = usable(ctx);
-    const auto &gates = get(model, "model");
+    const auto context = usable(ctx);
+    const auto gates = get(model, "model");
     const seer_prefill_desc in = read_struct(desc, "desc");
     Context::Pins pins;
     const PrefillDesc d = prefill_desc(in, *context, pins);

@@ -98,7 +98,7 @@ Tensor tensor(const seer_tensor &in, const char *name, const Context &context, C
   t.handle = in.vk_buffer;
   uint64_t size = in.size;
   if (in.mem == SEER_MEM_BUFFER) {
-    const auto &buffer = get(in.buffer, name);
+    const auto buffer = get(in.buffer, name);
     SEER_REQUIRE(buffer->context().same_device(context), Status::bad_handle, "%s.buffer belongs to another device",
                  name);
     const Memory &memory = buffer->memory();

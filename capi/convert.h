@@ -32,11 +32,14 @@ T read_struct(const T *in, const char *name, uint32_t first_size = sizeof(T)) {
 template <class T>
 void prepare_struct(const T *out, const char *name, uint32_t first_size = sizeof(T)) {
   SEER_REQUIRE(out, Status::invalid_argument, "%s is NULL", name);
-  check_struct_size(out->struct_size, first_size, name);
+  uint32_t size;
+  std::memcpy(&size, out, sizeof size);
+  check_struct_size(size, first_size, name);
 }
 template <class T>
 void write_struct(T *out, T value) {
-  const uint32_t size = out->struct_size;
+  uint32_t size;
+  std::memcpy(&size, out, sizeof size);
   value.struct_size = size;
   std::memcpy(out, &value, size < sizeof(T) ? size : sizeof(T));
   if (size > sizeof(T)) std::memset(reinterpret_cast<char *>(out) + sizeof(T), 0, size - sizeof(T));

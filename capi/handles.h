@@ -37,9 +37,10 @@ seer_status entry(F &&body) noexcept {
   }
 }
 
-// The object behind a handle. Throws on NULL and on what is no live handle of this type.
+// The object behind a handle, kept by the caller of this: a callback may release the handle during the call. Throws on
+// NULL and on what is no live handle of this type.
 template <class H>
-const std::shared_ptr<typename H::object_type> &get(const H *handle, const char *name) {
+std::shared_ptr<typename H::object_type> get(const H *handle, const char *name) {
   SEER_REQUIRE(handle, Status::invalid_argument, "%s is NULL", name);
   SEER_REQUIRE(reinterpret_cast<uintptr_t>(handle) % alignof(H) == 0 &&
                    handle->magic.load(std::memory_order_relaxed) == H::magic_alive,
@@ -87,8 +88,8 @@ struct seer_cancel : seer::capi::Handle<seer::CancelFlag, 0x72656573636e6c31> {}
 namespace seer::capi {
 
 // The context of a call that needs its threads and its device.
-inline const std::shared_ptr<Context> &usable(const seer_context *ctx) {
-  const auto &context = get(ctx, "ctx");
+inline std::shared_ptr<Context> usable(const seer_context *ctx) {
+  std::shared_ptr<Context> context = get(ctx, "ctx");
   context->check_usable();
   return context;
 }

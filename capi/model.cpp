@@ -152,7 +152,7 @@ seer_status seer_model_create(seer_context *ctx, const seer_gate_config *config,
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    const auto &context = usable(ctx);
+    const auto context = usable(ctx);
     const seer_gate_config in = read_struct(config, "config");
     SEER_REQUIRE(layers, Status::invalid_argument, "layers is NULL");
     GateConfig whole = gate_config(in);
@@ -180,7 +180,7 @@ seer_status seer_model_load_dir(seer_context *ctx, const char *dir, const seer_l
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    const auto &context = usable(ctx);
+    const auto context = usable(ctx);
     const LoadOptions options = load_options(params, *context);
     *out =
         make_handle<seer_model>(std::make_shared<Model>(context, load_gates_dir(text_argument(dir, "dir"), options)));
@@ -193,7 +193,7 @@ seer_status seer_model_load_memory(seer_context *ctx, const char *config_json, u
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    const auto &context = usable(ctx);
+    const auto context = usable(ctx);
     SEER_REQUIRE(config_json, Status::invalid_argument, "config_json is NULL");
     SEER_REQUIRE(weights, Status::invalid_argument, "weights is NULL");
     const LoadOptions options = load_options(params, *context);
@@ -205,7 +205,7 @@ seer_status seer_model_load_memory(seer_context *ctx, const char *config_json, u
 
 seer_status seer_model_save(const seer_model *model, const char *dir) {
   return entry([&] {
-    const auto &object = get(model, "model");
+    const auto object = get(model, "model");
     object->context().check_usable();
     save_gates_dir(object->gates(), text_argument(dir, "dir"));
   });
@@ -213,7 +213,7 @@ seer_status seer_model_save(const seer_model *model, const char *dir) {
 
 seer_status seer_model_config(const seer_model *model, seer_gate_config *out) {
   return entry([&] {
-    const auto &object = get(model, "model");
+    const auto object = get(model, "model");
     object->context().check_usable();
     prepare_struct(out, "out");
     const GateConfig &config = object->gates().config;

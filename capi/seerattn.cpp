@@ -107,7 +107,7 @@ seer_status seer_context_create(const seer_context_params *params, seer_context 
 
 seer_status seer_context_info(const seer_context *ctx, seer_device_info *info) {
   return entry([&] {
-    const auto &context = usable(ctx);
+    const auto context = usable(ctx);
     prepare_struct(info, "info");
     write_struct(info, c_info(context->device().info));
   });
@@ -120,7 +120,7 @@ seer_status seer_buffer_create(seer_context *ctx, uint64_t size, uint32_t flags,
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    const auto &context = usable(ctx);
+    const auto context = usable(ctx);
     SEER_REQUIRE(flags == 0, Status::unsupported, "flags is 0x%x; this library knows none", flags);
     *out = make_handle<seer_buffer>(std::make_shared<Buffer>(context, size));
   });
@@ -129,7 +129,7 @@ seer_status seer_buffer_create(seer_context *ctx, uint64_t size, uint32_t flags,
 seer_status seer_buffer_address(const seer_buffer *buffer, void **address) {
   return entry([&] {
     SEER_REQUIRE(address, Status::invalid_argument, "address is NULL");
-    const auto &object = get(buffer, "buffer");
+    const auto object = get(buffer, "buffer");
     object->context().check_usable();
     SEER_REQUIRE(object->memory().address, Status::unsupported, "buffers of this backend have no address");
     *address = object->memory().address;
@@ -138,7 +138,7 @@ seer_status seer_buffer_address(const seer_buffer *buffer, void **address) {
 
 seer_status seer_buffer_write(seer_buffer *buffer, uint64_t offset, const void *src, uint64_t size) {
   return entry([&] {
-    const std::shared_ptr<Buffer> object = get(buffer, "buffer");
+    const auto object = get(buffer, "buffer");
     object->context().check_usable();
     finish(object->context(), Buffer::write(object, offset, src, size));
   });
@@ -146,7 +146,7 @@ seer_status seer_buffer_write(seer_buffer *buffer, uint64_t offset, const void *
 
 seer_status seer_buffer_read(const seer_buffer *buffer, uint64_t offset, void *dst, uint64_t size) {
   return entry([&] {
-    const std::shared_ptr<Buffer> object = get(buffer, "buffer");
+    const auto object = get(buffer, "buffer");
     object->context().check_usable();
     finish(object->context(), Buffer::read(object, offset, dst, size));
   });
@@ -173,7 +173,7 @@ void seer_cancel_release(seer_cancel *cancel) { release(cancel); }
 seer_status seer_wait(seer_context *ctx, seer_ticket ticket, uint64_t timeout_ns) {
   seer_status status = SEER_OK;
   const seer_status failed = entry([&] {
-    const std::shared_ptr<Context> context = usable(ctx);
+    const auto context = usable(ctx);
     const Queue &queue = context->queue();
     const uint64_t until = checked_ticket(queue, ticket);
     if (!queue.wait(until, timeout_ns)) {
@@ -189,7 +189,7 @@ seer_status seer_wait(seer_context *ctx, seer_ticket ticket, uint64_t timeout_ns
 
 seer_status seer_on_done(seer_context *ctx, seer_ticket ticket, seer_done_fn fn, void *user) {
   return entry([&] {
-    const std::shared_ptr<Context> context = usable(ctx);
+    const auto context = usable(ctx);
     SEER_REQUIRE(fn, Status::invalid_argument, "fn is NULL");
     Queue &queue = context->queue();
     const bool all = ticket == SEER_TICKET_ALL;
@@ -204,7 +204,7 @@ seer_status seer_on_done(seer_context *ctx, seer_ticket ticket, seer_done_fn fn,
 seer_status seer_ticket_stats(seer_context *ctx, seer_ticket ticket, seer_stats *out) {
   seer_status status = SEER_OK;
   const seer_status failed = entry([&] {
-    const std::shared_ptr<Context> context = usable(ctx);
+    const auto context = usable(ctx);
     prepare_struct(out, "out");
     SEER_REQUIRE(ticket != SEER_TICKET_ALL && ticket != 0, Status::invalid_argument,
                  "ticket names no single call; it has no statistics");

@@ -367,8 +367,8 @@ uint64_t Buffer::read(const std::shared_ptr<const Buffer> &self, uint64_t offset
 namespace {
 
 int64_t check_cache_sizes(int32_t sequences, int64_t max_tokens) {
-  SEER_REQUIRE(sequences > 0, Status::invalid_argument, "sequences is %d; expected a number, or 0 for 1",
-               int(sequences));
+  SEER_REQUIRE(sequences > 0 && sequences <= 1 << 20, Status::invalid_argument,
+               "sequences is %d; expected 1 to 1048576, or 0 for 1", int(sequences));
   SEER_REQUIRE(max_tokens > 0 && max_tokens <= INT32_MAX, Status::invalid_argument,
                "max_tokens is %lld; expected 1 to 2147483647", ll(max_tokens));
   return max_tokens;

@@ -221,7 +221,8 @@ void check_sequence(const Sequence &s, int64_t index, int64_t aligned_to) {
 // what chunk starts must be a multiple of, 0 = nothing.
 Tokens make_tokens(const SequenceSpec &spec, int64_t batch, int64_t q_tokens, int64_t k_tokens, int64_t total_len,
                    int64_t block, int64_t aligned_to) {
-  SEER_REQUIRE(total_len >= 0, Status::invalid_argument, "total_len is %lld; expected at least 0", ll(total_len));
+  SEER_REQUIRE(total_len >= 0 && total_len <= kMaxExtent, Status::invalid_argument,
+               "total_len is %lld; expected 0 to 2147483647", ll(total_len));
   Tokens tokens;
   tokens.packed = spec.count > 0;
   if (!tokens.packed) {

@@ -142,6 +142,7 @@ TEST_CASE("prefill: every must of the header") {
       // Settings.
       {SEER_ERROR_INVALID_ARGUMENT, "total_len is -1", [](D &d) { d.total_len = -1; }},
       {SEER_ERROR_INVALID_ARGUMENT, "total_len is 39", [](D &d) { d.total_len = 39; }},
+      {SEER_ERROR_INVALID_ARGUMENT, "total_len is 9223372036854775807", [](D &d) { d.total_len = INT64_MAX; }},
       {SEER_ERROR_INVALID_ARGUMENT, "select.method is 5", [](D &d) { d.select.method = 5; }},
       {SEER_ERROR_INVALID_ARGUMENT, "select.method is -1", [](D &d) { d.select.method = -1; }},
       {SEER_ERROR_INVALID_ARGUMENT, "last_dense_rows is -2", [](D &d) { d.select.last_dense_rows = -2; }},
@@ -313,6 +314,9 @@ TEST_CASE("gate cache: room, sequences, order, and whose it is") {
   params.max_tokens = 100;
   params.sequences = -1;
   FAILS(SEER_ERROR_INVALID_ARGUMENT, "sequences is -1", seer_gate_cache_create(ctx.get(), model.get(), &params, &raw));
+  params.sequences = INT32_MAX;
+  FAILS(SEER_ERROR_INVALID_ARGUMENT, "sequences is 2147483647",
+        seer_gate_cache_create(ctx.get(), model.get(), &params, &raw));
   params.sequences = 0;
   OK(seer_gate_cache_create(ctx.get(), model.get(), &params, &raw));
   const Cache cache(raw);

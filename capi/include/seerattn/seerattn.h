@@ -328,7 +328,7 @@ SEER_API void SEER_CALL seer_cancel_release(seer_cancel *cancel);
 
 typedef struct seer_gate_cache_params { /* growable */
   uint32_t struct_size;
-  int32_t sequences;   /* B of the calls it will serve; 0 = 1 */
+  int32_t sequences;   /* B of the calls it will serve, at most 2^20; 0 = 1 */
   int64_t max_tokens;  /* per sequence */
 } seer_gate_cache_params;
 /* Holds, per layer of the model and sequence, the gate's K vector of each complete block. A prefill or gate call that
@@ -460,7 +460,7 @@ SEER_API seer_status SEER_CALL seer_prefill_workspace(seer_context *ctx, const s
 typedef struct seer_stats { /* growable */
   uint32_t struct_size;
   uint32_t reserved;
-  uint64_t blocks_kept;     /* over batch, heads and rows */
+  uint64_t blocks_kept;     /* over batch, heads and rows, of calls that select; 0 in seer_attention */
   uint64_t blocks_causal;   /* of the causal triangle: density = kept / causal */
   uint64_t fallback_rows;   /* rows that would have kept nothing and kept their diagonal block */
   uint64_t workspace_bytes;
