@@ -98,6 +98,7 @@ def demo(args: argparse.Namespace) -> None:
         print(f"{len(tokens)} tokens of {' '.join(path.name for path in texts)}, {model.layers} layers, f32")
         print(f"device: {seer.device()}", flush=True)
         reference = measure.run("PyTorch, dense", None)
+        print(f"PyTorch, dense: perplexity {reference.perplexity:.3f}, {reference.seconds:.0f} s", flush=True)
         results = [("PyTorch, dense", reference)]
         for name, select in METHODS:
             result = measure.run(name, select)
