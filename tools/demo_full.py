@@ -12,7 +12,7 @@ import torch
 
 from capture import model_config, read_tokens
 from demo import MODEL, make_gates, percent, print_table
-from seerattn_ctypes import F32, SELECT_ALL, SELECT_RATIO, SELECT_THRESHOLD, Seer, host_tensor, seer_select_spec
+from seerattn_ctypes import F32, SELECT_ALL, SELECT_RATIO, Seer, host_tensor, seer_select_spec
 from smollm2 import SmolLM2
 
 LICENCES = Path("/usr/share/common-licenses")
@@ -22,7 +22,6 @@ METHODS = (
     ("ratio 0.5", seer_select_spec(method=SELECT_RATIO, ratio=0.5)),
     ("ratio 0.25", seer_select_spec(method=SELECT_RATIO, ratio=0.25)),
     ("ratio 0.1", seer_select_spec(method=SELECT_RATIO, ratio=0.1)),
-    ("threshold 0.008", seer_select_spec(method=SELECT_THRESHOLD, threshold=0.008)),
 )
 
 
