@@ -50,10 +50,15 @@ std::string human_select(const seer_select_spec &s) {
     case SEER_SELECT_ALL: return "all blocks";
     default: text = "as the model says"; break;
   }
-  if (s.flags & SEER_SELECT_KEEP_FIRST) text += ", first block kept";
-  if (s.flags & SEER_SELECT_KEEP_DIAGONAL) text += ", diagonal kept";
+  const char *separator = "; always kept: ";
+  const auto keeps = [&](const std::string &what) {
+    text += separator + what;
+    separator = ", ";
+  };
+  if (s.flags & SEER_SELECT_KEEP_FIRST) keeps("first block");
+  if (s.flags & SEER_SELECT_KEEP_DIAGONAL) keeps("diagonal");
   if (s.last_dense_rows > 0)
-    text += format(", last %d block row%s dense", s.last_dense_rows, s.last_dense_rows == 1 ? "" : "s");
+    keeps(s.last_dense_rows == 1 ? std::string("last row") : format("last %d rows", s.last_dense_rows));
   return text;
 }
 

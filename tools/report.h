@@ -16,7 +16,7 @@ std::string format(const char *format, ...) __attribute__((format(printf, 1, 2))
 std::string human_time(double seconds);                    // "3.21 ms"
 std::string human_bytes(uint64_t bytes);                   // "503 MB"
 std::string human_percent(double share);                   // "12.3 %", "0.52 %"
-std::string human_select(const seer_select_spec &select);  // "threshold 0.005, last 2 rows dense"
+std::string human_select(const seer_select_spec &select);  // "threshold 0.005; always kept: last 2 rows"
 std::string gate_type(int32_t q_pool, int32_t k_pool);     // "Qavg_Kmaxminavg"
 
 // Left-aligned first column, right-aligned others, two spaces between.

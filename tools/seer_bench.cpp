@@ -263,7 +263,7 @@ Json job_json(const Job &job, const Shape &s, const seer_device_info &info, doub
 std::vector<std::string> job_row(const Job &job, double dense_median) {
   const Spread time = spread(job.seconds);
   const bool gate = job.name == "gate";
-  return {job.name + (job.family.empty() ? "" : " " + job.family),
+  return {job.name == "sparse" ? "sparse " + job.family : job.name,
           gate ? "" : human_percent(job.density),
           job.sharing > 0 ? format("%.2f", job.sharing) : "",
           human_time(time.median),

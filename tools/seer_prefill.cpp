@@ -8,6 +8,8 @@
 #include "api.h"
 #include "command.h"
 #include "compare.h"
+#include "file.h"
+#include "gate_config.h"
 #include "mask_sheet.h"
 #include "report.h"
 #include "status.h"
@@ -17,7 +19,7 @@ namespace seer::tool {
 namespace {
 
 struct Options {
-  std::string file, model, prefix, dtype, out, mask_png;
+  std::string file, model, prefix, dtype, out, mask_png, title;
   int layer = 0;
   ContextChoice context;
   std::optional<double> threshold, ratio;
@@ -132,11 +134,25 @@ private:
     d.v = v_.view();
     d.out = dense_out_.view();
     d.lse = dense_lse_.view();
-    d.rope = config_.rope;
+    d.rope = attention_rope();
     d.block_size = config_.block_size;
     return tool::run(ctx_.get(), o_.file + ", dense", progress, [&](const seer_submit *submit, seer_ticket *ticket) {
       return seer_attention(ctx_.get(), &d, submit, ticket);
     });
+  }
+
+  // The model's RoPE. Scalings that depend on the length are computed for this one, as prefill does.
+  seer_rope attention_rope() {
+    const std::string path = (std::filesystem::path(o_.model) / "config.json").string();
+    const GateConfig config = parse_gate_config(read_text(path, 16 << 20), path);
+    if (!rope_depends_on_length(config.rope)) return config_.rope;
+    freqs_ = rope_freqs(config.rope, x_.dim(), x_.keys());
+    seer_rope rope = {};
+    rope.kind = SEER_ROPE_INV_FREQ;
+    rope.inv_freq = freqs_.inv_freq.data();
+    rope.inv_freq_count = static_cast<uint32_t>(freqs_.inv_freq.size());
+    rope.attention_scaling = freqs_.attention_scaling;
+    return rope;
   }
 
   void results() {
@@ -164,7 +180,8 @@ private:
     const HostTensor scores = probs.read();
     MaskSheet sheet;
     const std::string name = std::filesystem::path(o_.model).lexically_normal().filename().string();
-    sheet.title = format("%s%slayer %d", name.c_str(), name.empty() ? "" : ", ", o_.layer);
+    sheet.title = !o_.title.empty() ? o_.title : name.empty() ? "" : name + ", ";
+    if (o_.title.empty()) sheet.title += format("layer %d", o_.layer);
     sheet.subtitle = format("%lld tokens   density %s   %s", static_cast<long long>(x_.tokens()),
                             human_percent(density()).c_str(), human_select(select_).c_str());
     sheet.batch = x_.batch();
@@ -264,6 +281,7 @@ private:
   seer_device_info info_;
   Model model_;
   seer_gate_config config_ = {};
+  RopeFreqs freqs_;
   seer_select_spec select_ = {};
   int64_t block_ = 0, q_blocks_ = 0, k_blocks_ = 0;
   DeviceTensor q_, k_, v_, out_, lse_, mask_, dense_out_, dense_lse_;
@@ -313,6 +331,7 @@ void add_prefill(CLI::App &app, int &exit_code) {
       ->capture_default_str();
   cmd->add_option("--out", o->out, "Write out, lse and block_mask to this .safetensors");
   cmd->add_option("--mask-png", o->mask_png, "Draw the kept blocks over the gate's scores, a panel per head");
+  cmd->add_option("--title", o->title, "Of the picture; default: the model folder's name and the layer");
   cmd->add_flag("--json", o->json, "Print JSON");
   cmd->footer(
       "Prints the density (kept blocks of the causal triangle), times of the gate and of attention, and a checksum of "

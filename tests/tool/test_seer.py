@@ -30,6 +30,15 @@ def read_safetensors(path):
     return {k: (v["dtype"], v["shape"], data[slice(*v["data_offsets"])]) for k, v in header.items()}
 
 
+def write_safetensors(path, tensors):
+    header, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = dict(dtype=dtype, shape=shape, data_offsets=[len(data), len(data) + len(raw)])
+        data += raw
+    text = json.dumps(header).encode()
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
 def fnv1a64(data):
     value = 0xCBF29CE484222325
     for byte in data:
@@ -153,6 +162,22 @@ class Gates(Tool):
             j.pop("dir")
         self.assertEqual(ours, theirs)
 
+    def test_convert_takes_the_gates_out_of_a_models_shards(self):
+        gates = read_safetensors(GOLDEN / "llama-threshold" / "attn_gate_weights.safetensors")
+        source = self.dir / "model"
+        source.mkdir()
+        shutil.copy(GOLDEN / "llama-threshold" / "config.json", source)
+        names = {}
+        for number, name in enumerate(gates):
+            shard = f"model-0000{number + 1}-of-00002.safetensors"
+            other = f"model.layers.{number}.mlp.up_proj.weight"
+            write_safetensors(source / shard, {other: ("F32", [2, 3], bytes(24)), name: gates[name]})
+            names |= {other: shard, name: shard}
+        (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        seer("convert", source, self.dir / "gates")
+        self.assertEqual(read_safetensors(self.dir / "gates" / "attn_gate_weights.safetensors"), gates)
+        self.assertIn("architectures", json.loads((self.dir / "gates" / "config.json").read_text()))
+
     def test_convert_overwrites_only_when_told(self):
         target = self.dir / "target"
         seer("convert", GOLDEN / "llama-tail", target)
@@ -210,6 +235,16 @@ class Prefill(Tool):
         self.assertEqual(run["density"], 1)
         self.assertLess(run["relative_error"], 1e-5)
         self.assertAlmostEqual(run["mass_kept"], 1, delta=1e-5)
+
+    def test_dense_rope_follows_the_length(self):
+        """dynamic scaling changes its frequencies beyond the trained length: dense must take the same ones as prefill."""
+        model = self.copy("llama-threshold")
+        config = json.loads((model / "config.json").read_text())
+        config |= {"max_position_embeddings": 256, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}
+        (model / "config.json").write_text(json.dumps(config))
+        run = json.loads(seer("prefill", self.case / "case.safetensors", "--model", model, "--backend", "cpu", "--all", "--dtype",
+                              "f32", "--compare-dense", "--json")[0])
+        self.assertLess(run["relative_error"], 1e-5)
 
     def test_selection_options(self):
         kept = {}
