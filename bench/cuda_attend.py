@@ -257,7 +257,8 @@ def bench(kernels, args):
                     parts += [part.sum(-1).to(torch.int32)[None], order.to(torch.int32)[None]]
                 block_mask = BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=64, mask_mod=lambda b, h, i, j: i >= j,
                                                       seq_lengths=(n_tokens, n_tokens), compute_q_blocks=False)
-                run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True)
+                run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True,
+                                                        kernel_options={"BLOCK_M": 64, "BLOCK_N": 64})
             kernel.clocks.zero_()
             ms = timed(run)
             s = masks.sharing(m, 3)

@@ -70,10 +70,13 @@ struct Consumer {
   // producer is.
   __device__ __forceinline__ void leap(uint32_t slot, uint32_t gap) const {
     if (gap < kBarriers - C::kStages) return;
-    const volatile uint32_t *k = &sm.k_progress, *v = &sm.v_progress;
     const uint32_t enough = slot - kBarriers + C::kStages;
-    while (static_cast<int32_t>(*k - enough) <= 0 || static_cast<int32_t>(*v - enough) <= 0) {
-    }
+    bool passed = true;
+    do {
+      if (first_lane)
+        passed = static_cast<int32_t>(atomicAdd(&sm.k_progress, 0) - enough) > 0 &&
+                 static_cast<int32_t>(atomicAdd(&sm.v_progress, 0) - enough) > 0;
+    } while (!__all_sync(~0u, passed));
   }
   __device__ __forceinline__ void wait_k(uint32_t slot) const {
     barrier_wait(&sm.k_full[slot % kBarriers], slot / kBarriers & 1);
@@ -237,7 +240,7 @@ __device__ __forceinline__ void attend(const CUtensorMap &q_map, const CUtensorM
     for (int i = 0; i < C::kGroups; ++i) barrier_init(&sm.q_full[i], 1), barrier_init(&sm.q_empty[i], 4);
     for (int i = 0; i < 2; ++i) {
       barrier_init(&sm.item_full[i], 1);
-      barrier_init(&sm.item_empty[i], 2 + C::kGroups + 4 * C::kGroups);  // load_tiles, load_q, consumer warps
+      barrier_init(&sm.item_empty[i], 3 + 4 * C::kGroups);  // load_tiles twice, load_q, consumer warps
     }
     sm.k_progress = sm.v_progress = 0;
     barrier_init_fence();

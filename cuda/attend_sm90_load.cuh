@@ -1,5 +1,7 @@
 // The warps of the Hopper attend kernel that bring work: the scheduler, and the threads that load K, V and Q.
 #pragma once
+#include <climits>
+
 #include "attend_sm90_shared.cuh"
 
 namespace seer::cuda {
@@ -107,8 +109,10 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p) {
 #pragma unroll
     for (int i = 0; i <= C::kGroups; ++i) tiles[i] = __reduce_add_sync(~0u, tiles[i]);
 #pragma unroll
-    for (int i = 0; i < C::kGroups; ++i)
-      if (lane == i) item.group[i] = {max(row, -1), head, tiles[i], (offset + row * kRows + 1) / kRows};
+    for (int i = 0; i < C::kGroups; ++i) {
+      const int row_i = __shfl_sync(~0u, row, i), head_i = __shfl_sync(~0u, head, i);
+      if (lane == 0) item.group[i] = {max(row_i, -1), head_i, tiles[i], (offset + row_i * kRows + 1) / kRows};
+    }
     if (lane == 0) {
       item.batch = seq.batch;
       item.kv_head = kv_head;
@@ -162,7 +166,7 @@ __device__ __forceinline__ void load_tiles(Shared<C> &sm, uint8_t (*ring)[C::kTi
         tma_load_5d(ring[stage], map, &full[slot % kBarriers], kEvictLast, 0, key, 0, head, batch);
         if (skips != 0) barrier_arrive(&empty[stage], 4 * skips);  // rule B; four warps to a group
         ++slot;
-        *static_cast<volatile uint32_t *>(progress) = slot;
+        atomicExch(progress, slot);
         if (++stage == kStages) stage = 0, phase ^= 1;
       }
     }
@@ -174,15 +178,17 @@ __device__ __forceinline__ void load_tiles(Shared<C> &sm, uint8_t (*ring)[C::kTi
 // that is far behind must not hold up another.
 template <class C>
 __device__ __forceinline__ void load_q(Shared<C> &sm, const CUtensorMap *q_map) {
-  int next[C::kGroups] = {};
+  int next[C::kGroups] = {};  // item of each group, INT_MAX: no more
+  int done = 0;               // items before this one are behind all groups
   for (int running = C::kGroups; running > 0;) {
 #pragma unroll
     for (int g = 0; g < C::kGroups; ++g) {
       const int it = next[g], b = it & 1;
-      if (it < 0 || !barrier_try(&sm.q_empty[g], (it & 1) ^ 1) || !barrier_try(&sm.item_full[b], it >> 1 & 1)) continue;
+      if (it == INT_MAX || !barrier_try(&sm.q_empty[g], (it & 1) ^ 1) || !barrier_try(&sm.item_full[b], it >> 1 & 1))
+        continue;
       const Item<C::kGroups> &item = sm.item[b];
       if (item.batch < 0) {
-        next[g] = -1;
+        next[g] = INT_MAX;
         --running;
         continue;
       }
@@ -193,8 +199,11 @@ __device__ __forceinline__ void load_q(Shared<C> &sm, const CUtensorMap *q_map) 
         tma_load_5d(sm.q[g], q_map, &sm.q_full[g], kEvictFirst, 0, item.q_begin + item.group[g].row * kRows, 0,
                     item.group[g].head, item.batch);
       }
-      barrier_arrive(&sm.item_empty[b]);
       ++next[g];
+      int behind = next[0];
+#pragma unroll
+      for (int i = 1; i < C::kGroups; ++i) behind = min(behind, next[i]);
+      if (done < behind) barrier_arrive(&sm.item_empty[done++ & 1]);
     }
     __nanosleep(100);
   }
