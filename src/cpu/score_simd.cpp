@@ -134,7 +134,7 @@ void score_simd(Workers &workers, const ScoreArgs &args) {
                    std::vector<float> &logits = space[static_cast<size_t>(worker)];
                    logits.resize(static_cast<size_t>(kScoreRows * longest));
                    const ScoreRows rows{&args.gate, &s, args.block, head, first, count};
-                   float *row[kScoreRows];
+                   float *row[kScoreRows] = {};
                    for (int64_t r = 0; r < count; r++) row[r] = logits.data() + r * longest;
                    score_rows(rows, row);
                    for (int64_t r = 0; r < count; r++) {

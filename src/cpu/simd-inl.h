@@ -57,7 +57,7 @@ HWY_INLINE VF load_f32(DF d, const f16 *x) {
   const hn::Rebind<hwy::float16_t, DF> d16;
   return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t *>(x)));
 }
-HWY_INLINE void store_as(DF d, VF v, f16 *x) {
+HWY_INLINE void store_as(DF, VF v, f16 *x) {
   const hn::Rebind<hwy::float16_t, DF> d16;
   hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t *>(x));
 }
