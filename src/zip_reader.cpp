@@ -1,10 +1,9 @@
+// Layout: PKWARE's APPNOTE.TXT 6.3, sections 4.3 (records) and 4.5.3 (zip64 extra field).
 #include "zip_reader.h"
 
-#include <minizip/unzip.h>
 #include <zlib.h>
 
 #include <algorithm>
-#include <exception>
 
 #include "status.h"
 
@@ -13,116 +12,148 @@ namespace seer {
 namespace {
 
 constexpr uint64_t max_entries = 100'000;
+constexpr uint64_t max_directory = 64 << 20;
 constexpr size_t max_name = 1024;
-constexpr uint64_t local_header = 30;  // bytes before the name
+constexpr uint64_t wide = 0xffffffff;  // the true value is in the zip64 extra field
 
-// What minizip reads through. Exceptions may not cross its C code: they wait here.
-struct Cursor {
-  const ByteSource *source;
-  uint64_t at = 0;
-  std::exception_ptr error;
-};
+// Little-endian fields of a record.
+class Record {
+public:
+  explicit Record(std::string_view bytes) : bytes_(bytes) {}
+  bool is(std::string_view signature) const { return bytes_.starts_with(signature); }
+  uint64_t u16(size_t at) const { return number(at, 2); }
+  uint64_t u32(size_t at) const { return number(at, 4); }
+  uint64_t u64(size_t at) const { return number(at, 8); }
 
-zlib_filefunc64_def callbacks(Cursor &cursor) {
-  zlib_filefunc64_def f = {};
-  f.opaque = &cursor;
-  f.zopen64_file = [](voidpf opaque, const void *, int) -> voidpf { return opaque; };
-  f.zread_file = [](voidpf, voidpf stream, void *buffer, uLong size) -> uLong {
-    auto &c = *static_cast<Cursor *>(stream);
-    const uint64_t rest = c.at < c.source->size() ? c.source->size() - c.at : 0;
-    const uint64_t n = std::min<uint64_t>(size, rest);
-    try {
-      c.source->read(c.at, buffer, n);
-    } catch (...) {
-      c.error = std::current_exception();
-      return 0;
-    }
-    c.at += n;
-    return static_cast<uLong>(n);
-  };
-  f.ztell64_file = [](voidpf, voidpf stream) -> ZPOS64_T { return static_cast<Cursor *>(stream)->at; };
-  f.zseek64_file = [](voidpf, voidpf stream, ZPOS64_T offset, int origin) -> long {
-    auto &c = *static_cast<Cursor *>(stream);
-    const uint64_t base = origin == ZLIB_FILEFUNC_SEEK_CUR   ? c.at
-                          : origin == ZLIB_FILEFUNC_SEEK_END ? c.source->size()
-                                                             : 0;
-    if (offset > UINT64_MAX - base) return -1;
-    c.at = base + offset;
-    return 0;
-  };
-  f.zclose_file = [](voidpf, voidpf) -> int { return 0; };
-  f.zerror_file = [](voidpf, voidpf stream) -> int { return static_cast<Cursor *>(stream)->error ? 1 : 0; };
-  return f;
-}
-
-struct Closer {
-  void operator()(void *zip) const { unzClose(zip); }
+private:
+  uint64_t number(size_t at, size_t n) const {
+    uint64_t v = 0;
+    for (size_t i = n; i-- > 0;) v = v << 8 | static_cast<unsigned char>(bytes_[at + i]);
+    return v;
+  }
+  std::string_view bytes_;
 };
 
 class Directory {
 public:
-  explicit Directory(const ByteSource &source) : cursor_{&source, 0, nullptr}, file_(source.name()) {
-    auto f = callbacks(cursor_);
-    zip_.reset(unzOpen2_64(file_.c_str(), &f));
-    require(zip_ != nullptr, "not a zip file, or truncated");
-  }
+  explicit Directory(const ByteSource &source) : source_(source) { find(); }
 
-  std::vector<ZipEntry> read() {
-    unz_global_info64 info = {};
-    require(unzGetGlobalInfo64(zip_.get(), &info) == UNZ_OK, "bad zip directory");
-    require(info.number_entry <= max_entries, "more than 100000 zip entries");
-    std::vector<ZipEntry> entries;
-    for (uint64_t i = 0; i < info.number_entry; ++i) {
-      require((i == 0 ? unzGoToFirstFile(zip_.get()) : unzGoToNextFile(zip_.get())) == UNZ_OK, "bad zip directory");
-      entries.push_back(entry());
-    }
-    return entries;
-  }
+  std::vector<ZipEntry> entries();
 
 private:
-  void require(bool condition, const char *what) const {
-    if (condition) return;
-    if (cursor_.error) std::rethrow_exception(cursor_.error);
-    fail(Status::format, "%s: %s", file_.c_str(), what);
+  [[noreturn]] void bad(const char *what) const { fail(Status::format, "%s: %s", source_.name().c_str(), what); }
+  std::string read(uint64_t at, uint64_t bytes) const {
+    std::string out(bytes, '\0');
+    source_.read(at, out.data(), bytes);
+    return out;
   }
+  void find();
+  ZipEntry entry(std::string_view &rest) const;
+  void read_wide(std::string_view extra, uint64_t &size, uint64_t &packed, uint64_t &header) const;
 
-  ZipEntry entry() {
-    char name[max_name + 1] = {};
-    unz_file_info64 info = {};
-    require(unzGetCurrentFileInfo64(zip_.get(), &info, name, sizeof name, nullptr, 0, nullptr, 0) == UNZ_OK,
-            "bad zip directory");
-    require(info.size_filename <= max_name && std::string_view(name).size() == info.size_filename,
-            "a zip entry's name is too long or holds a NUL");
-    require((info.flag & 1) == 0, "a zip entry is encrypted");
-    require(info.compression_method == 0 && info.compressed_size == info.uncompressed_size,
-            "a zip entry is compressed, torch.save stores them");
-    // Finds where the bytes start: behind the local header, whose name and extra fields have lengths of their own.
-    int method = 0, level = 0;
-    require(unzOpenCurrentFile2(zip_.get(), &method, &level, 1) == UNZ_OK, "a zip entry's local header is bad");
-    ZipEntry e{name, unzGetCurrentFileZStreamPos64(zip_.get()), info.uncompressed_size,
-               static_cast<uint32_t>(info.crc)};
-    unzCloseCurrentFile(zip_.get());
-    const uint64_t size = cursor_.source->size();
-    require(e.offset <= size && e.size <= size - e.offset, "a zip entry reaches beyond the end of the file");
-    return e;
-  }
-
-  Cursor cursor_;
-  const std::string &file_;
-  std::unique_ptr<void, Closer> zip_;
+  const ByteSource &source_;
+  uint64_t begin_ = 0, bytes_ = 0, count_ = 0;
+  struct Span {
+    uint64_t begin, end;
+  };
+  mutable std::vector<Span> spans_;  // local header and bytes of each entry
 };
+
+void Directory::find() {
+  constexpr uint64_t end_bytes = 22, locator_bytes = 20, end64_bytes = 56;
+  const uint64_t size = source_.size();
+  if (size < end_bytes) bad("not a zip file, or truncated");
+  uint64_t end_at = size - end_bytes;
+  const std::string end_text = read(end_at, end_bytes);
+  const Record end(end_text);
+  if (!end.is("PK\5\6") || end.u16(20) != 0) bad("not a zip file, truncated, or with bytes after its end");
+  count_ = end.u16(10);
+  bytes_ = end.u32(12);
+  begin_ = end.u32(16);
+
+  const std::string locator_text = end_at >= locator_bytes ? read(end_at - locator_bytes, locator_bytes) : "";
+  if (const Record locator(locator_text); locator.is("PK\6\7")) {
+    const uint64_t limit = end_at - locator_bytes;
+    end_at = locator.u64(8);
+    if (end_at > limit || limit - end_at < end64_bytes) bad("the zip64 end record is not inside the file");
+    const std::string end64_text = read(end_at, end64_bytes);
+    const Record end64(end64_text);
+    if (!end64.is("PK\6\6")) bad("no zip64 end record where there should be one");
+    count_ = end64.u64(32);
+    bytes_ = end64.u64(40);
+    begin_ = end64.u64(48);
+  }
+  if (count_ > max_entries) bad("more than 100000 zip entries");
+  if (bytes_ > max_directory) bad("a zip directory of more than 64 MiB");
+  if (begin_ > end_at || bytes_ > end_at - begin_) bad("the zip directory is not inside the file");
+}
+
+std::vector<ZipEntry> Directory::entries() {
+  const std::string text = read(begin_, bytes_);
+  std::string_view rest = text;
+  std::vector<ZipEntry> out;
+  for (uint64_t i = 0; i < count_; ++i) out.push_back(entry(rest));
+  if (!rest.empty()) bad("the zip directory holds more than its entries");
+  std::sort(spans_.begin(), spans_.end(), [](const Span &a, const Span &b) { return a.begin < b.begin; });
+  for (size_t i = 1; i < spans_.size(); ++i)
+    if (spans_[i].begin < spans_[i - 1].end) bad("two zip entries overlap");
+  return out;
+}
+
+// Takes the first entry off `rest`.
+ZipEntry Directory::entry(std::string_view &rest) const {
+  constexpr size_t central_bytes = 46, local_bytes = 30;
+  const Record central(rest);
+  if (rest.size() < central_bytes || !central.is("PK\1\2")) bad("a bad record in the zip directory");
+  const size_t name_bytes = central.u16(28), extra_bytes = central.u16(30), comment_bytes = central.u16(32);
+  if (rest.size() - central_bytes < name_bytes + extra_bytes + comment_bytes) bad("a bad record in the zip directory");
+  if (name_bytes > max_name) bad("a zip entry's name is longer than 1024 bytes");
+  if (central.u16(8) & 1) bad("a zip entry is encrypted");
+  ZipEntry e;
+  e.name = rest.substr(central_bytes, name_bytes);
+  e.crc = static_cast<uint32_t>(central.u32(16));
+  e.size = central.u32(24);
+  uint64_t packed = central.u32(20), header = central.u32(42);
+  read_wide(rest.substr(central_bytes + name_bytes, extra_bytes), e.size, packed, header);
+  if (central.u16(10) != 0 || packed != e.size) bad("a zip entry is compressed, torch.save stores them");
+
+  if (header > begin_ || begin_ - header < local_bytes) bad("a zip entry is not inside the file");
+  const std::string local_text = read(header, local_bytes);
+  const Record local(local_text);
+  if (!local.is("PK\3\4") || local.u16(26) != name_bytes) bad("a zip entry's local header is bad");
+  // The name and extra field in front of the bytes have lengths of their own: torch's alignment is there.
+  e.offset = header + local_bytes + local.u16(26) + local.u16(28);
+  if (e.offset > begin_ || e.size > begin_ - e.offset) bad("a zip entry is not inside the file");
+  if (read(header + local_bytes, name_bytes) != e.name) bad("a zip entry has two names");
+  spans_.push_back({header, e.offset + e.size});
+  rest.remove_prefix(central_bytes + name_bytes + extra_bytes + comment_bytes);
+  return e;
+}
+
+// Only the fields that did not fit into 32 bits are there, in this order.
+void Directory::read_wide(std::string_view extra, uint64_t &size, uint64_t &packed, uint64_t &header) const {
+  while (extra.size() >= 4) {
+    const Record field(extra);
+    const uint64_t id = field.u16(0), bytes = field.u16(2);
+    if (bytes > extra.size() - 4) bad("a zip entry's extra field is bad");
+    if (id == 1) {
+      size_t at = 4;
+      for (uint64_t *value : {&size, &packed, &header}) {
+        if (*value != wide) continue;
+        if (at + 8 > 4 + bytes) bad("a zip entry's zip64 field is too short");
+        *value = field.u64(at);
+        at += 8;
+      }
+      return;
+    }
+    extra.remove_prefix(4 + bytes);
+  }
+}
 
 }  // namespace
 
 ZipReader::ZipReader(std::shared_ptr<const ByteSource> source) : source_(std::move(source)) {
-  entries_ = Directory(*source_).read();
-  std::sort(entries_.begin(), entries_.end(), [](auto &a, auto &b) { return a.offset < b.offset; });
-  uint64_t end = 0;
-  for (const auto &e : entries_) {
-    SEER_REQUIRE(e.offset >= end && e.offset - end >= local_header + e.name.size(), Status::format,
-                 "%s: zip entry %s overlaps another one", name().c_str(), quote(e.name).c_str());
-    end = e.offset + e.size;
-  }
+  entries_ = Directory(*source_).entries();
   std::sort(entries_.begin(), entries_.end(), [](auto &a, auto &b) { return a.name < b.name; });
   const auto twice =
       std::adjacent_find(entries_.begin(), entries_.end(), [](auto &a, auto &b) { return a.name == b.name; });
@@ -142,8 +173,7 @@ std::string ZipReader::read_checked(const ZipEntry &entry, uint64_t max_bytes) c
                static_cast<unsigned long long>(max_bytes));
   std::string bytes(entry.size, '\0');
   source_->read(entry.offset, bytes.data(), bytes.size());
-  const auto crc =
-      static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef *>(bytes.data()), static_cast<uInt>(bytes.size())));
+  const auto crc = static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef *>(bytes.data()), bytes.size()));
   SEER_REQUIRE(crc == entry.crc, Status::format, "%s: zip entry %s has CRC-32 %08x, expected %08x", name().c_str(),
                quote(entry.name).c_str(), crc, entry.crc);
   return bytes;

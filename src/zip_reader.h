@@ -1,4 +1,7 @@
-// The directory of a zip file of stored entries, as torch.save writes it.
+// The directory of a zip file of stored entries, as torch.save writes it (zip64 from 4 GiB on).
+//
+// Own code, because minizip 1.1 of Debian 12 ignores zip64 sizes and other libraries do not tell where an entry's bytes
+// are, which is all that is wanted here: storages are read straight into place.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -16,8 +19,9 @@ struct ZipEntry {
   uint32_t crc = 0;
 };
 
-// Reads the central directory only. Checked at once: at most 100k entries, none compressed or encrypted, unique names,
-// bytes inside the file that overlap neither each other nor another entry's header. Throws io or format.
+// Trusts the central directory only (the sizes in front of the entries are 0 where a writer streamed). Checked at once:
+// at most 100k entries, none compressed or encrypted, unique names, headers and bytes inside the file and not
+// overlapping, nothing after the end record. Throws io or format.
 class ZipReader {
 public:
   explicit ZipReader(std::shared_ptr<const ByteSource> source);
