@@ -226,8 +226,8 @@ def bench(kernels, args):
         from torch.nn.attention.flex_attention import BlockMask, flex_attention
         flex = torch.compile(flex_attention, dynamic=False)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; bf16, B 1, Hq {heads}, Hkv {hkv}, D {d}, causal")
-    print("TFLOP/s of kept 64x64 blocks, diagonal ones counted half (ms); s = blocks kept per block loaded by 3 rows of a"
-          " head; e = share of the tensor cores' rate")
+    print("TFLOP/s of kept 64x64 blocks, diagonal ones counted half (ms); s = blocks kept per block loaded by 3 rows of"
+          " a head; e = share of the tensor cores' rate")
     torch.manual_seed(0)
     for n_tokens in [int(x) for x in args.sizes.split(",")]:
         n = n_tokens // 64

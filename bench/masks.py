@@ -1,8 +1,8 @@
 """The two families of block masks that every benchmark of sparse attention uses, so that numbers compare.
 
 random(n, heads, density):      every causal block of every head and row drawn on its own: the worst case for sharing.
-structured(n, heads, density):  what learned gates look like: block 0, the diagonal, two blocks before it, columns that a
-                                head (and, less so, its GQA group) returns to from every row, and a quarter noise.
+structured(n, heads, density):  what learned gates look like: block 0, the diagonal, two blocks before it, columns that
+                                a head (and, less so, its GQA group) returns to from every row, and a quarter noise.
 Both keep the diagonal and fill row i with k = max(1, round(density * (i + 1))) blocks (random: on average).
 sharing(mask, rows, order) gives s: kept tiles per block loaded when `rows` 64-row tiles walk the union of their lists.
 Masks are bool [heads, n, n] on `device`, lower triangular. Deterministic for a seed on one device type.

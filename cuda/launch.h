@@ -13,6 +13,9 @@ struct AttendSequence {
   int32_t items;       // its own: heads * ceil(ceil(q_len / 64) / rows per item)
 };
 
+// attend_{bf16,f16}_{64,128}: a grid of min(SMs, items) blocks of 512 threads; dynamic shared memory as the symbol
+// <name>_shared says, plus 4 * (8 * list_words + 1) bytes. Three tensor maps come before these parameters: q, k and v,
+// each of dimensions (64, tokens, dim / 64, heads, batch), boxes of (64, 64, dim / 64, 1, 1), 128-byte swizzle.
 struct AttendParams {
   // Output [batch][token][head][dim], rows aligned to 16 bytes; strides in elements.
   void *out;
@@ -34,6 +37,40 @@ struct AttendParams {
   AttendSequence only;
   uint32_t *counter;  // device, two words, 0 before the launch; 0 again after it
   uint64_t *clocks;   // device, null or 2 words: adds SM clocks and nanoseconds that the first block of threads ran
+};
+
+// pool_{bf16,f16}_{64,128}: a grid of items * ceil(heads / kPoolHeads) blocks of kPoolThreads threads, dynamic shared
+// memory of 4 * block * dim bytes if anything is to be rotated, else none.
+constexpr int kPoolHeads = 4;  // heads of a block of threads, which share the turns
+constexpr int kPoolThreads = 128;
+
+// A sequence as pool sees it: the tokens of q or of k.
+struct PoolSequence {
+  int32_t batch, begin, length;
+  int32_t position;     // of its first token
+  int32_t first_block;  // blocks before it are not pooled (their gate K is cached)
+  int32_t first_row;    // of that block in `pooled`
+  int32_t first_item;   // blocks of the sequences before it
+};
+
+struct PoolParams {
+  // q or k before RoPE, [batch][token][head][dim], rows aligned to 16 bytes; strides in elements.
+  const void *x;
+  int64_t x_batch, x_token, x_head;
+  // Where x with RoPE at token positions goes, laid out likewise. Null: nowhere.
+  void *rotated;
+  int64_t rotated_batch, rotated_token, rotated_head;
+  // [row][head][pools * dim] f32 in order max, min, avg. Null: not wanted.
+  float *pooled;
+  uint32_t bits;  // PoolBits of src/gate.h
+  int32_t block;  // tokens
+  int32_t heads;
+  int32_t items, sequences;      // items: blocks of all sequences
+  const PoolSequence *sequence;  // device; null: `only`
+  PoolSequence only;
+  // Pairs (cos, sin) of positions 64 i, times the attention scaling, and of positions 0 .. 63 without it: [i][dim / 2].
+  // Position p turns by the sum of the angles of row p / 64 and of row p % 64: two small tables instead of a large one.
+  const float *coarse, *fine;
 };
 
 }  // namespace seer::cuda
