@@ -30,13 +30,21 @@ std::string fingerprint(const GateConfig &c) {
                 c.select.ratio, static_cast<long long>(c.select.token_budget), c.select.keep_diagonal,
                 c.select.keep_first, c.base_model.c_str(), c.model_type.c_str());
   const auto rope = [](const RopeConfig &r) {
-    std::string out = rope_config_json(r).dump();
-    char numbers[200];
-    std::snprintf(numbers, sizeof numbers, " %d %a %a %a %lld %lld %a %zu %zu %zu", int(r.kind), r.theta, r.factor,
-                  r.attention_factor, static_cast<long long>(r.max_position_embeddings),
-                  static_cast<long long>(r.original_max_position_embeddings), r.partial_rotary_factor,
-                  r.short_factor.size(), r.long_factor.size(), r.inv_freq.size());
-    return out + numbers;
+    std::string out = std::to_string(int(r.kind)) + (r.truncate ? " t" : " f");
+    for (const double x :
+         {r.theta, r.factor, r.partial_rotary_factor, r.low_freq_factor, r.high_freq_factor, r.attention_factor,
+          r.beta_fast, r.beta_slow, r.mscale, r.mscale_all_dim, r.attention_scaling, double(r.max_position_embeddings),
+          double(r.original_max_position_embeddings)}) {
+      char number[40];
+      std::snprintf(number, sizeof number, " %a", x);
+      out += number;
+    }
+    for (const auto &list :
+         {r.short_factor, r.long_factor, std::vector<double>(r.inv_freq.begin(), r.inv_freq.end())}) {
+      out += " /";
+      for (const double x : list) out.append(" ").append(std::to_string(x));
+    }
+    return out;
   };
   return rest + rope(c.rope) + " | " + rope(c.gate_rope);
 }

@@ -6,6 +6,7 @@
 #include "gate_config.h"
 #include "gate_save.h"
 #include "safetensors.h"
+#include "zip_build.h"
 
 using namespace seer;
 using seer::test::bytes_of;
@@ -227,12 +228,21 @@ TEST_CASE("gate_load: files that cannot be read") {
 }
 
 TEST_CASE("gate_load: views of one storage may not add up to more than the limit") {
-  const std::string image = get(SEER_TEST_DATA "/hostile/good-shared-storage.pth");
+  constexpr int layers = 100;
+  std::vector<std::pair<std::string, std::string>> views;
+  for (int l = 0; l < layers; ++l)
+    views.emplace_back(gate_weight_name(l, 'k'), seer::test::pkl::tensor("0", 192, 0, {4, 12, 4}, {48, 4, 1}));
+  const std::string image =
+      seer::test::ZipFile{{{"x/data.pkl", seer::test::pkl::dict(views)}, {"x/data/0", std::string(768, '\0')}}}.build();
+  const std::string config = R"({"num_hidden_layers": 100, "num_attention_heads": 4, "head_dim": 4,
+      "seerattn_gate_hidden_size": 4})";
   LoadOptions options;
-  options.max_file_bytes = image.size();
-  CHECK_NOTHROW(load_gates_memory(config_text(), bytes_of(image), options));
-  options.max_file_bytes = 1535;  // two matrices have 1536 bytes
-  CHECK_FAILS(Status::format, "at most 1535", load_gates_memory(config_text(), bytes_of(image), options));
+  options.max_file_bytes = layers * 768;
+  REQUIRE(image.size() < options.max_file_bytes - 1);
+  CHECK_NOTHROW(load_gates_memory(config, bytes_of(image), options));
+  options.max_file_bytes -= 1;
+  CHECK_FAILS(Status::format, "76800 bytes of gates, at most 76799",
+              load_gates_memory(config, bytes_of(image), options));
 }
 
 TEST_CASE("gate_load: weights that do not fit the configuration") {
