@@ -37,7 +37,7 @@ HWY_INLINE void store_as(DF, VF v, bf16 *x) {
   const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1));
   const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(du, 0x7fff))));
   const auto quiet = hn::Or(hn::ShiftRight<16>(u), hn::Set(du, 0x40));
-  const auto bits = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
+  const auto bits = hn::IfThenElse(hn::RebindMask(du, hn::Ne(v, v)), quiet, rounded);
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bits)), d16, &x->bits);
 }
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
