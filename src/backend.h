@@ -102,6 +102,10 @@ struct BackendFns {
   void (*select)(Device &, Exec &, const SelectArgs &) = nullptr;
   void (*attend)(Device &, Exec &, const AttendArgs &) = nullptr;
 
+  // Bytes of workspace that attend wants for calls of these sizes (the tensors' memory is not looked at), and for any
+  // part of their sequences. Optional: NULL = none.
+  uint64_t (*attend_scratch)(const Device &, const AttendArgs &) = nullptr;
+
   // Masks of bytes. Optional: NULL = masks are host memory and the pipeline converts them.
   void (*pack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;    // bytes -> bits, non-zero = keep
   void (*unpack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;  // bits -> bytes, 0 or 1

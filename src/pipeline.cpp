@@ -85,15 +85,23 @@ Problem gate_problem(const GateCall &call) {
   return problem;
 }
 
-Problem prefill_problem(const GateCall &gate, const AttendCall &attend) {
+uint64_t attend_scratch(const Device &device, std::span<const Sequence> sequences, int64_t block, const TokenView &q,
+                        const TokenView &k, const TokenView &v) {
+  if (!device.fns->attend_scratch) return 0;
+  return device.fns->attend_scratch(device, {.sequences = sequences, .block = block, .q = q, .k = k, .v = v});
+}
+
+Problem prefill_problem(const Device &device, const GateCall &gate, const AttendCall &attend) {
   Problem problem = gate_problem(gate);
+  problem.attend_scratch = attend_scratch(device, gate.sequences, gate.config->block_size, gate.q, gate.k, attend.v);
   problem.own_mask = !gate.mask.words;
   problem.rotate = attend.rope.kind != RopeKind::none;
   return problem;
 }
 
-Problem attend_problem(const AttendCall &call) {
+Problem attend_problem(const Device &device, const AttendCall &call) {
   Problem problem;
+  problem.attend_scratch = attend_scratch(device, call.sequences, call.block, call.q, call.k, call.v);
   problem.sequences = call.sequences;
   problem.q_heads = call.q.heads;
   problem.kv_heads = call.k.heads;
@@ -263,7 +271,7 @@ struct Pipeline::Impl {
   }
 
   void run_attend(Exec &exec, const AttendCall &call, std::span<const Sequence> sequences, int64_t block,
-                  const BlockMaskView &mask, const TokenView &q, const TokenView &k, bool rotate) {
+                  const Plan &plan, const BlockMaskView &mask, const TokenView &q, const TokenView &k, bool rotate) {
     int64_t length = 0, tokens = 0;
     for (const Sequence &s : sequences) {
       length = std::max(length, rope_length(s));
@@ -279,7 +287,8 @@ struct Pipeline::Impl {
                           .lse = call.lse,
                           .mask = mask,
                           .scale = call.scale,
-                          .rope = use.view()};
+                          .rope = use.view(),
+                          .scratch = at<void>(plan.scratch)};
     stage(exec, uint64_t(total_q_blocks(sequences, block) * q.heads),
           [&](Exec &e) { device.fns->attend(device, e, args); });
   }
@@ -343,7 +352,7 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   std::vector<Sequence> sequences = gate.sequences;
   const int64_t block = gate.config->block_size;
   assign_rows(sequences, block, gate.cache, gate.cache_layer);
-  Problem problem = prefill_problem(gate, attend);
+  Problem problem = prefill_problem(impl.device, gate, attend);
   problem.sequences = sequences;
   const Plan plan = impl.prepare(problem, stats);
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : gate.mask;
@@ -361,7 +370,7 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
     impl.run_gate(exec, gate, group, plan, &mask, copies ? &attend : nullptr, &q, &k);
     stats.gate_ns += ns_since(begin);
     const auto middle = Clock::now();
-    impl.run_attend(exec, attend, group, block, mask, q, k, problem.rotate && !copies);
+    impl.run_attend(exec, attend, group, block, plan, mask, q, k, problem.rotate && !copies);
     stats.attend_ns += ns_since(middle);
   });
   if (gate.mask_bytes.bytes)
@@ -419,7 +428,7 @@ void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
 void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
   Impl &impl = *impl_;
   const auto start = Clock::now();
-  const Problem problem = attend_problem(call);
+  const Problem problem = attend_problem(impl.device, call);
   const Plan plan = impl.prepare(problem, stats);
   BlockMaskView mask = call.mask;
   if (problem.own_mask) {
@@ -447,7 +456,7 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
       args.rotated = k;
       impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
     }
-    impl.run_attend(exec, call, group, call.block, mask, q, k, problem.rotate && !copies);
+    impl.run_attend(exec, call, group, call.block, plan, mask, q, k, problem.rotate && !copies);
   });
   stats.device_ns = stats.attend_ns = ns_since(start);
 }
@@ -455,7 +464,7 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
 uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend) {
   std::vector<Sequence> sequences = gate.sequences;
   assign_rows(sequences, gate.config->block_size, gate.cache, gate.cache_layer);
-  Problem problem = prefill_problem(gate, attend);
+  Problem problem = prefill_problem(device, gate, attend);
   problem.sequences = sequences;
   return make_plan(problem, device.limits).workspace_bytes;
 }

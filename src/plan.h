@@ -18,6 +18,7 @@ struct Problem {
   bool rotate = false;               // q and k need RoPE
   bool own_mask = false;             // the mask goes to the workspace, not to the caller
   bool cached = false;               // gate K lives in a gate cache
+  uint64_t attend_scratch = 0;       // bytes the backend asks for
 };
 
 struct Region {
@@ -25,7 +26,7 @@ struct Region {
 };
 
 struct Plan {
-  Region pooled_q, pooled_k, gate_q, gate_k, mask, rotated_q, rotated_k, stats;
+  Region pooled_q, pooled_k, gate_q, gate_k, mask, rotated_q, rotated_k, scratch, stats;
   int64_t q_rows = 0, k_rows = 0, k_pool_rows = 0;  // over all sequences
   int64_t mask_row_words = 0, max_q_blocks = 0, max_k_blocks = 0;
   uint64_t workspace_bytes = 0;

@@ -140,6 +140,7 @@ struct AttendArgs {
   BlockMaskView mask{};  // words null: dense
   double scale = 0;
   RopeView rope{};
+  void *scratch = nullptr;  // as many bytes as the backend's attend_scratch asks for; undefined contents
 };
 
 // A mask with a byte per block, [batch][head][row][cols]; what a caller may pass instead of bits.

@@ -331,12 +331,29 @@ namespace seer::cpu {
 
 HWY_EXPORT(kernel);
 
-void attend_simd(Workers &workers, const AttendArgs &args) {
+namespace {
+
+// Without a tile function: shapes that only the reference computes.
+AttendKernel choose_kernel(const AttendArgs &args) {
   simd_prepare();
-  if (args.q.dim > kMaxTileDim || args.v.dim != args.q.dim || args.block > kMaxBlock || args.block % 32 != 0)
-    return attend_ref(workers, args);
-  if (args.q.dtype == DType::bf16 && simd_amx()) return attend_tiles(workers, args, attend_amx_kernel(args));
-  attend_tiles(workers, args, HWY_DYNAMIC_DISPATCH(kernel)(args));
+  if (args.q.dim > kMaxTileDim || args.v.dim != args.q.dim || args.block > kMaxBlock || args.block % 32 != 0) return {};
+  if (args.q.dtype == DType::bf16 && simd_amx()) return attend_amx_kernel(args);
+  return HWY_DYNAMIC_DISPATCH(kernel)(args);
+}
+
+}  // namespace
+
+uint64_t attend_simd_scratch(const AttendArgs &args, int workers) {
+  const AttendKernel kernel = choose_kernel(args);
+  return kernel.tile ? attend_tiles_scratch(args, kernel, workers) : 0;
+}
+
+void attend_simd(Workers &workers, const AttendArgs &args) {
+  const AttendKernel kernel = choose_kernel(args);
+  if (kernel.tile)
+    attend_tiles(workers, args, kernel);
+  else
+    attend_ref(workers, args);
 }
 
 }  // namespace seer::cpu

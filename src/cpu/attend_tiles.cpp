@@ -54,6 +54,18 @@ void list_kept(const AttendTile &tile, std::vector<int32_t> &kept) {
 
 }  // namespace
 
+uint64_t attend_tiles_scratch(const AttendArgs &args, const AttendKernel &kernel, int workers) {
+  int64_t largest = 0, all = 0;
+  for (const Sequence &s : args.sequences) {
+    if (s.q_len == 0) continue;
+    const int64_t head = checked_mul(s.k_blocks(args.block), static_cast<int64_t>(kernel.block_bytes));
+    largest = std::max(largest, head);
+    all = checked_add(all, checked_mul(head, args.k.heads));
+  }
+  const int64_t packed = std::max(largest, std::min(all, static_cast<int64_t>(kPackedBudget)));
+  return static_cast<uint64_t>(packed) + static_cast<uint64_t>(workers) * kernel.scratch_bytes;
+}
+
 void attend_tiles(Workers &workers, const AttendArgs &args, const AttendKernel &kernel) {
   const int64_t kv_heads = args.k.heads, group = args.q.heads / kv_heads;
   const int64_t rows = tile_rows(args.block);
@@ -87,7 +99,7 @@ void attend_tiles(Workers &workers, const AttendArgs &args, const AttendKernel &
     if (heads.empty()) break;
 
     const size_t packed_bytes = static_cast<size_t>(blocks) * kernel.block_bytes;
-    auto *packed = static_cast<std::byte *>(workers.pool.scratch(packed_bytes + worker_count * kernel.scratch_bytes));
+    auto *packed = static_cast<std::byte *>(args.scratch);
     finite.assign(static_cast<size_t>(blocks), 1);
     workers.pool.parallel_for(blocks, [&](int64_t i, int) {
       const PackedHead &h = owner(heads, i, &PackedHead::first_block);

@@ -2,9 +2,9 @@
 // of query rows, in which order, and who does them.
 //
 // K (rotated) and V of a KV head are packed once, block by block, into the layout a kernel wants; then every tile of at
-// most kTileRows query rows of the head's G query heads runs over its kept blocks. Packed heads share one scratch block
-// of the thread pool: as many at a time as fit into kPackedBudget, at least one (256k tokens, D 128: 256 MiB in f32,
-// 128 MiB in bf16).
+// most kTileRows query rows of the head's G query heads runs over its kept blocks. Packed heads share the call's
+// scratch: as many at a time as fit into kPackedBudget, at least one (256k tokens, D 128: 256 MiB in f32, 128 MiB in
+// bf16).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +42,7 @@ struct AttendKernel {
   void (*tile)(const AttendTile &, std::byte *scratch) = nullptr;
 };
 
+uint64_t attend_tiles_scratch(const AttendArgs &, const AttendKernel &, int workers);
 void attend_tiles(Workers &, const AttendArgs &, const AttendKernel &);
 
 }  // namespace seer::cpu

@@ -13,7 +13,7 @@
 namespace seer {
 namespace {
 
-constexpr uint64_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr uint64_t kAlignment = 4096;  // a page: packed keys and values then share no cache set by accident
 
 struct CpuDevice : Device {
   explicit CpuDevice(const DeviceParams &params)
@@ -94,6 +94,11 @@ SEER_STAGE(select, SelectArgs)
 SEER_STAGE(attend, AttendArgs)
 #undef SEER_STAGE
 
+uint64_t attend_scratch(const Device &device, const AttendArgs &args) {
+  const auto &self = static_cast<const CpuDevice &>(device);
+  return self.reference ? 0 : cpu::attend_simd_scratch(args, self.pool.size());
+}
+
 std::unique_ptr<Device> create(const DeviceParams &params);
 
 const BackendFns kFns = {
@@ -111,6 +116,7 @@ const BackendFns kFns = {
     .score = score,
     .select = select,
     .attend = attend,
+    .attend_scratch = attend_scratch,
 };
 
 std::unique_ptr<Device> create(const DeviceParams &params) {

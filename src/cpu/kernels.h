@@ -18,6 +18,9 @@ struct Workers {
   void select_##variant(Workers &, const SelectArgs &);   \
   void attend_##variant(Workers &, const AttendArgs &);
 
+// Bytes that attend_simd wants at args.scratch, for the sizes of args, on `workers` threads.
+uint64_t attend_simd_scratch(const AttendArgs &args, int workers);
+
 SEER_CPU_KERNELS(ref)   // single-threaded
 SEER_CPU_KERNELS(simd)  // Highway, run-time dispatch, all threads
 

@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -39,9 +38,6 @@ void relax() {
 
 // The loops of one call follow each other within microseconds, and waking a sleeping thread takes tens of them.
 constexpr int kSpins = 2000;
-// Larger scratch is given back to the system when the next, smaller request comes.
-constexpr size_t kKeepScratch = size_t{64} << 20;
-constexpr std::align_val_t kScratchAlign{4096};
 
 }  // namespace
 
@@ -63,9 +59,6 @@ struct ThreadPool::Impl {
   bool stop = false;
   const std::function<void(int64_t, int)> *body = nullptr;  // published by `generation`
 
-  void *scratch = nullptr;
-  size_t scratch_bytes = 0;
-
   std::vector<std::thread> threads;  // started last: they use all of the above
 
   explicit Impl(int n) : shares(static_cast<size_t>(n)) {
@@ -76,10 +69,7 @@ struct ThreadPool::Impl {
       throw;
     }
   }
-  ~Impl() {
-    join();
-    ::operator delete(scratch, kScratchAlign);
-  }
+  ~Impl() { join(); }
 
   void join() {
     {
@@ -199,18 +189,6 @@ void ThreadPool::parallel_for(int64_t n, const std::function<void(int64_t, int)>
   p.done.wait(lock, [&] { return p.running.load(std::memory_order_acquire) == 0; });
   p.body = nullptr;
   if (p.error) std::rethrow_exception(std::exchange(p.error, nullptr));
-}
-
-void *ThreadPool::scratch(size_t bytes) {
-  Impl &p = *impl_;
-  if (bytes > p.scratch_bytes || p.scratch_bytes > kKeepScratch) {
-    ::operator delete(p.scratch, kScratchAlign);
-    p.scratch = nullptr;
-    p.scratch_bytes = 0;
-    p.scratch = ::operator new(bytes, kScratchAlign);
-    p.scratch_bytes = bytes;
-  }
-  return p.scratch;
 }
 
 }  // namespace seer

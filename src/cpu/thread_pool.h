@@ -1,6 +1,5 @@
 // A fixed set of threads that share loops of uneven iterations.
 #pragma once
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,10 +19,6 @@ public:
   // contiguous share and steals half of the largest remaining one when its own is done. Returns when all are done;
   // the first exception stops the loop and is rethrown. One loop at a time.
   void parallel_for(int64_t n, const std::function<void(int64_t i, int worker)> &body);
-
-  // Uninitialised memory for the call in progress, aligned to 4096 bytes, the same block at every request: whoever asks
-  // next overwrites it. Kept between calls up to 64 MiB, because page faults cost as much as a sparse prefill's work.
-  void *scratch(size_t bytes);
 
 private:
   struct Impl;

@@ -97,6 +97,12 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     call.out = got.tokens(on_out.address(), on_out.handle());
     call.lse = got_lse.floats(on_lse.address(), on_lse.handle());
     if (p.blocks != Blocks::dense) call.mask = mask.mask(on_mask.address(), on_mask.handle());
+    const auto wanted = target.fns().attend_scratch;
+    const uint64_t scratch_bytes = wanted ? wanted(*target.device, call) : 0;
+    constexpr size_t guard = 64;
+    std::vector<std::byte> scratch(scratch_bytes + guard, std::byte{0xa5});
+    DeviceCopy on_scratch(target, scratch);
+    call.scratch = on_scratch.address();
     c.run([&](Exec &exec) { target.fns().attend(*target.device, exec, call); });
     on_out.read(got);
     on_lse.read(got_lse);
@@ -115,6 +121,9 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     // A logarithm of something near 1 is as good as that something.
     c.expect_close(truth.lse, single.lse, lses, 2e-6, "lse", 2e-6);
     c.expect(got.gaps_intact() && got_lse.gaps_intact(), "wrote outside its output");
+    on_scratch.read(scratch);
+    c.expect(std::all_of(scratch.end() - guard, scratch.end(), [](std::byte b) { return b == std::byte{0xa5}; }),
+             "wrote beyond its scratch");
 
     Image alone = out;
     DeviceCopy on_alone(target, alone);

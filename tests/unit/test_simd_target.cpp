@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <vector>
@@ -85,7 +86,10 @@ void compare(DType dtype, double tolerance) {
   Workers workers{pool, exec};
   Attention<T> expected(dtype), found(dtype);
   attend_ref(workers, expected.args(s));
-  attend_simd(workers, found.args(s));
+  AttendArgs args = found.args(s);
+  std::vector<std::byte> scratch(attend_simd_scratch(args, pool.size()) + 64);
+  args.scratch = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+  attend_simd(workers, args);
 
   double error = 0, norm = 0;
   bool same_kind = true;

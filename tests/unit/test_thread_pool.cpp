@@ -5,7 +5,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -81,16 +80,6 @@ TEST_CASE("what a loop writes is seen after it, and by the next loop") {
   for (int round = 0; round < 20; round++)
     pool.parallel_for(500, [&](int64_t i, int) { values[static_cast<size_t>(i)] += i; });
   CHECK(std::accumulate(values.begin(), values.end(), int64_t{0}) == 20 * 499 * 500 / 2);
-}
-
-TEST_CASE("scratch is aligned, stays put while it suffices, and holds what is asked for") {
-  ThreadPool pool(2);
-  void *small = pool.scratch(1000);
-  CHECK(reinterpret_cast<uintptr_t>(small) % 4096 == 0);
-  CHECK(pool.scratch(500) == small);
-  void *large = pool.scratch(size_t{80} << 20);
-  std::memset(large, 1, size_t{80} << 20);
-  std::memset(pool.scratch(1000), 2, 1000);
 }
 
 TEST_CASE("zero threads means as many as there are cores to run on") { CHECK(ThreadPool(0).size() >= 1); }
