@@ -129,7 +129,8 @@ TEST_CASE("descriptors are read during the call only, memory of tensors and buff
 
 TEST_CASE("a call that fails on the device fails its ticket, with its text, and nothing else") {
   seer_context_params params = cpu_params();
-  params.workspace_limit = 1024;
+  params.flags = SEER_CONTEXT_REFERENCE;  // its attend wants no scratch
+  params.workspace_limit = 4096;
   const Context ctx = make_context(params);
   const Model model = make_model(ctx.get());
   Batch x(1, 300, 300), y(1, 40, 40);
@@ -140,9 +141,9 @@ TEST_CASE("a call that fails on the device fails its ticket, with its text, and 
   OK(seer_prefill(ctx.get(), model.get(), 4, &big, &submit, &bad));
   OK(seer_attention(ctx.get(), &small, &submit, &good));
   OK(seer_wait(ctx.get(), good, UINT64_MAX));
-  FAILS(SEER_ERROR_OUT_OF_MEMORY, "1024", seer_wait(ctx.get(), bad, 0));
+  FAILS(SEER_ERROR_OUT_OF_MEMORY, "4096", seer_wait(ctx.get(), bad, 0));
   CHECK(seer_wait(ctx.get(), SEER_TICKET_ALL, 0) == SEER_OK);
-  FAILS(SEER_ERROR_OUT_OF_MEMORY, "1024", seer_prefill(ctx.get(), model.get(), 4, &big, nullptr, nullptr));
+  FAILS(SEER_ERROR_OUT_OF_MEMORY, "4096", seer_prefill(ctx.get(), model.get(), 4, &big, nullptr, nullptr));
 }
 
 TEST_CASE("outcomes are kept for 4096 tickets, then only that they are complete") {
