@@ -83,7 +83,7 @@ struct BackendFns {
   const char *name = nullptr;
   BackendKind kind = BackendKind::automatic;
 
-  // Probe. Devices that could be created; 0 where the driver is missing. Required.
+  // Probe. Devices that could be created; 0 where the driver is missing, and create then throws why. Required.
   int32_t (*device_count)() = nullptr;
   DeviceInfo (*device_info)(int32_t ordinal) = nullptr;
   std::unique_ptr<Device> (*create)(const DeviceParams &params) = nullptr;

@@ -5,9 +5,9 @@ namespace seer {
 namespace {
 
 int32_t device_count() { return 0; }
-DeviceInfo device_info(int32_t) { fail(Status::unsupported, "this build of seerattn has no CUDA backend"); }
+DeviceInfo device_info(int32_t) { fail(Status::unsupported, "backend cuda is not part of this build"); }
 std::unique_ptr<Device> create(const DeviceParams &) {
-  fail(Status::unsupported, "this build of seerattn has no CUDA backend");
+  fail(Status::unsupported, "backend cuda is not part of this build");
 }
 
 }  // namespace
