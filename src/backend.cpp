@@ -35,7 +35,7 @@ void check_device(const BackendFns &fns, const Device &device) {
   must(!device.info.name.empty() && device.info.dtype_bits != 0, "the device's info is incomplete");
   const int64_t alignment = device.limits.alignment;
   must(alignment > 0 && (alignment & (alignment - 1)) == 0, "alignment is not a power of two");
-  must(device.limits.max_head_dim > 0 && device.limits.cache_bytes > 0, "the device's limits are incomplete");
+  must(device.limits.max_head_dim > 0, "the device's limits are incomplete");
 }
 
 std::unique_ptr<Device> create_checked(const BackendFns &fns, const DeviceParams &params) {

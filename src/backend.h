@@ -31,8 +31,7 @@ struct DeviceInfo {
 struct DeviceLimits {
   bool attend_rotates = false;  // attend applies RoPE itself; else the pipeline asks pool for rotated copies
   int64_t max_head_dim = 256;
-  int64_t cache_bytes = 1 << 20;  // per core or SM: what a tile should fit
-  int64_t alignment = 64;         // of workspace parts, bytes
+  int64_t alignment = 64;  // of workspace parts, bytes
 };
 
 struct HostAllocator {  // fn pointers of seer_allocator; null = aligned new

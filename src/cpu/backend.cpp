@@ -128,8 +128,6 @@ std::unique_ptr<Device> create(const DeviceParams &params) {
                             : device->info.detail + ", " + std::to_string(device->pool.size()) + " threads";
   device->limits.attend_rotates = true;
   device->limits.max_head_dim = 1 << 16;
-  const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (l2 > 0) device->limits.cache_bytes = l2;
   device->limits.alignment = int64_t{kAlignment};
   device->log = params.log;
   return device;
