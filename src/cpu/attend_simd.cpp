@@ -47,12 +47,6 @@ HWY_BEFORE_NAMESPACE();
 namespace seer::cpu::HWY_NAMESPACE {
 namespace {
 
-// Rows of a register tile: with two vectors of columns, as many as the registers hold.
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
-constexpr int kRows = 6;
-#else
-constexpr int kRows = 8;
-#endif
 static_assert(kPaddedRows >= (kTileRows + kRows - 1) / kRows * kRows);
 constexpr int64_t kPanel = 2 * kLanes;
 static_assert(32 % kPanel == 0);

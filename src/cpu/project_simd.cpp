@@ -34,12 +34,6 @@ HWY_BEFORE_NAMESPACE();
 namespace seer::cpu::HWY_NAMESPACE {
 namespace {
 
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
-constexpr int kRows = 6;
-#else
-constexpr int kRows = 8;
-#endif
-
 // kVectors * kLanes columns of y, of rows row .. row + rows - 1, 1 <= rows <= kRows. w is the first of those columns.
 template <int kVectors, class T>
 HWY_NOINLINE void project_panel(const ProjectRows &p, int64_t row, int64_t rows, const T *HWY_RESTRICT w,

@@ -20,6 +20,12 @@ using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
 // A compile-time constant: targets with scalable vectors are disabled (simd_target.h).
 inline constexpr int64_t kLanes = HWY_LANES(float);
+// Rows of a register tile of a GEMM: with two vectors of columns, as many as the registers hold.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
+inline constexpr int kRows = 6;
+#else
+inline constexpr int kRows = 8;
+#endif
 
 HWY_INLINE VF load_f32(DF d, const float *x) { return hn::LoadU(d, x); }
 HWY_INLINE VF load_f32(DF d, const bf16 *x) {
