@@ -41,8 +41,8 @@ public:
     const int64_t longest = std::max(rows_, cols_);
     const int target = panels_ <= 4 ? 360 : panels_ <= 12 ? 288 : 224;
     // Whole pixels per block while they fit; else several blocks share a pixel.
-    cell_ = longest <= target ? static_cast<double>(target / longest)
-                              : static_cast<double>(target) / static_cast<double>(longest);
+    const int64_t whole = target / longest;
+    cell_ = whole > 0 ? static_cast<double>(whole) : static_cast<double>(target) / static_cast<double>(longest);
     width_ = std::max(1, static_cast<int>(std::lround(cell_ * static_cast<double>(cols_))));
     height_ = std::max(1, static_cast<int>(std::lround(cell_ * static_cast<double>(rows_))));
     choose_columns();

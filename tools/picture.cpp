@@ -62,7 +62,7 @@ void strokes(const std::string &text, F &&box) {
   const int quads = stb_easy_font_print(0, 0, copy.data(), nullptr, vertices.data(),
                                         static_cast<int>(vertices.size() * sizeof(Vertex)));
   for (int i = 0; i < quads; ++i) {
-    const Vertex &a = vertices[static_cast<size_t>(4 * i)], &c = vertices[static_cast<size_t>(4 * i + 2)];
+    const Vertex &a = vertices[static_cast<size_t>(i) * 4], &c = vertices[static_cast<size_t>(i) * 4 + 2];
     box(static_cast<int>(a.x), static_cast<int>(a.y), static_cast<int>(c.x), static_cast<int>(c.y));
   }
 }

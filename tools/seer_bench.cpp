@@ -287,7 +287,7 @@ int bench(const Options &o) {
     {
       Progress progress(format("%s, %lld tokens, %s", backend_label(info.backend), static_cast<long long>(s.tokens),
                                dtype_name(s.dtype)));
-      const auto rounds = static_cast<uint64_t>(o.repeat + 1);
+      const auto rounds = static_cast<uint64_t>(o.repeat) + 1;
       uint64_t done = 0;
       for (uint64_t round = 0; round < rounds; ++round)  // round 0 warms up and is not timed
         for (Job &job : bench.jobs) {

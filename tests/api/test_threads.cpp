@@ -45,7 +45,7 @@ TEST_CASE("threads share a context and a model") {
         must(stats.blocks_kept > 0);
         seer_buffer *buffer = nullptr;
         must(seer_buffer_create(ctx.get(), 64, 0, &buffer) == SEER_OK);
-        uint64_t in = uint64_t(t * 100 + i), out = 0;
+        uint64_t in = uint64_t(t) * 100 + uint64_t(i), out = 0;
         must(seer_buffer_write(buffer, 8, &in, 8) == SEER_OK);
         must(seer_buffer_read(buffer, 8, &out, 8) == SEER_OK);
         must(in == out);

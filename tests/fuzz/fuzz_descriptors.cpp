@@ -101,7 +101,8 @@ void change(Input &input, void *desc, size_t size) {
   for (int i = 0; i < 24 && input.more(); i++) {
     const uint64_t op = input.take(1), offset = input.take(2) % (size / 4) * 4;
     const bool wide = op & 1, any = op & 2;
-    const auto small = static_cast<int64_t>(static_cast<int8_t>(any ? 0 : input.take(1)));
+    const auto byte = static_cast<int64_t>(any ? 0 : input.take(1));
+    const int64_t small = byte < 128 ? byte : byte - 256;
     const uint64_t value = any ? input.take(wide ? 8 : 4) : static_cast<uint64_t>(small);
     const size_t bytes = wide && offset + 8 <= size ? 8 : 4;
     std::memcpy(static_cast<char *>(desc) + offset, &value, bytes);
