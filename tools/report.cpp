@@ -1,5 +1,7 @@
 #include "report.h"
 
+#include <zlib.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdarg>
@@ -147,10 +149,8 @@ Json build_json() {
   return json;
 }
 
-uint64_t fnv1a64(std::span<const std::byte> bytes) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (std::byte b : bytes) hash = (hash ^ static_cast<uint64_t>(b)) * 0x100000001b3u;
-  return hash;
+uint32_t checksum(std::span<const std::byte> bytes) {
+  return static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef *>(bytes.data()), bytes.size()));
 }
 
 }  // namespace seer::tool

@@ -44,7 +44,7 @@ Json device_json(const seer_device_info &info);
 Json select_json(const seer_select_spec &select);
 Json build_json();  // version, compiler, flags that matter to timings
 
-// FNV-1a, 64 bits: so that bindings and languages can compare outputs bit for bit.
-uint64_t fnv1a64(std::span<const std::byte> bytes);
+// CRC-32 as zlib, gzip and PNG have it: most languages carry it, so all can compare outputs bit for bit.
+uint32_t checksum(std::span<const std::byte> bytes);
 
 }  // namespace seer::tool

@@ -200,7 +200,7 @@ private:
                                 : 0.0;
   }
 
-  std::string checksum() const { return format("%016llx", static_cast<unsigned long long>(fnv1a64(out_host_.bytes))); }
+  std::string checksum() const { return format("%08x", tool::checksum(out_host_.bytes)); }
 
   void text() const {
     print(format("%s: %lld x %lld tokens, heads %lld:%lld, dim %lld, %s", o_.file.c_str(),
@@ -233,7 +233,7 @@ private:
            format("of dense attention, mean over rows; lowest head %s",
                   human_percent(*std::min_element(mass_.per_head.begin(), mass_.per_head.end())).c_str()));
     }
-    print(format("%-14s fnv1a64 %s  sum %.9g", "checksum", checksum().c_str(), sum_));
+    print(format("%-14s crc32 %s  sum %.9g", "checksum", checksum().c_str(), sum_));
     if (!o_.out.empty()) print(format("%-14s %s (out, lse, block_mask)", "wrote", o_.out.c_str()));
     if (!o_.mask_png.empty()) print(format("%-14s %s", "wrote", o_.mask_png.c_str()));
   }
@@ -263,7 +263,7 @@ private:
                {{"total", spread_json(spread(times_.total))},
                 {"gate", spread_json(spread(times_.gate))},
                 {"attend", spread_json(spread(times_.attend))}}},
-              {"checksum", {{"fnv1a64", checksum()}, {"sum", sum_}}}};
+              {"checksum", {{"crc32", checksum()}, {"sum", sum_}}}};
     if (o_.compare_dense) {
       j["times"]["dense"] = spread_json(spread(times_.dense));
       j["speed_up"] = spread(times_.dense).median / spread(times_.total).median;
