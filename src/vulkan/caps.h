@@ -1,0 +1,79 @@
+// What a device can do, as far as this backend cares. Every limit and feature that host code or kernels look at passes
+// through this one structure, so that a test can shrink any of it: by environment variables (SEER_VK_<FIELD>, see
+// docs/vulkan.md) or by changing it before the device is made.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "loader.h"
+
+namespace seer::vk {
+
+// A shape of cooperative matrices at subgroup scope: C[m, n] += A[m, k] B[k, n] with f32 C.
+struct CoopShape {
+  uint32_t m = 0, n = 0, k = 0;
+  bool bf16 = false;  // A and B; else f16
+};
+// Granularity of flexible dimensions (NV_cooperative_matrix2), f32 C.
+struct CoopFlexible {
+  uint32_t m = 0, n = 0, k = 0;
+  bool bf16 = false, workgroup = false;  // scope
+  uint32_t invocations = 0;              // of the workgroup, at workgroup scope
+};
+
+struct Caps {
+  // Identity.
+  uint32_t api_version = 0, vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
+  VkPhysicalDeviceType type = VK_PHYSICAL_DEVICE_TYPE_OTHER;
+  std::string name, driver;
+  uint8_t device_uuid[16] = {}, driver_uuid[16] = {}, cache_uuid[16] = {};
+  bool software() const { return type == VK_PHYSICAL_DEVICE_TYPE_CPU; }
+
+  // Limits.
+  uint32_t max_shared = 0;       // bytes of shared memory of a workgroup
+  uint32_t max_invocations = 0;  // of a workgroup, also along x
+  uint32_t max_groups_x = 0, max_groups_y = 0;
+  uint32_t max_bindings = 0;      // storage buffers of a kernel
+  uint32_t max_push = 0;          // bytes of push constants
+  uint64_t max_range = 0;         // bytes that one binding sees
+  uint64_t max_allocation = 0;    // bytes of one buffer
+  uint32_t offset_alignment = 0;  // of bindings, bytes
+  uint32_t copy_alignment = 4;
+  uint64_t heap_bytes = 0;      // of device memory
+  bool unified_memory = false;  // device memory is host memory
+  uint32_t cores = 0;           // compute units; 0 = not known
+
+  // Subgroups.
+  uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;
+  uint32_t subgroup_ops = 0;           // VkSubgroupFeatureFlags, in compute shaders
+  bool subgroup_size_control = false;  // a kernel may ask for a size
+  bool full_subgroups = false;
+
+  // Types and memory.
+  bool fp16 = false;       // arithmetic
+  bool storage16 = false;  // f16 and u16 in storage buffers
+  bool memory_model = false;
+  bool push_descriptor = false;
+
+  // Cooperative matrices; the shapes' accumulators are f32.
+  bool coopmat = false, bf16_coopmat = false;
+  std::vector<CoopShape> coop_shapes;  // best first
+  bool coopmat2_flexible = false, coopmat2_reductions = false, coopmat2_conversions = false;
+  bool coopmat2_per_element = false, coopmat2_workgroup = false, coopmat2_tensor = false, coopmat2_block_loads = false;
+  uint32_t coopmat2_max_dimension = 0, coopmat2_max_workgroup = 0, coopmat2_reserved_shared = 0;
+  std::vector<CoopFlexible> coop_flexible;
+
+  // How work is cut.
+  double submit_ms = 50;     // what one submission may take
+  uint32_t chunk_items = 0;  // > 0: that many items a dispatch, one dispatch a submission
+};
+
+// What the driver says, before any override. `extensions` gets the names the device offers.
+Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions = nullptr);
+// Applies SEER_VK_* to it. Throws invalid_argument on a value that cannot be read. Features can only be taken away.
+void override_caps(Caps &caps);
+// Why the backend cannot run there; empty: it can.
+std::string refusal(const Caps &caps);
+
+}  // namespace seer::vk

@@ -1,0 +1,135 @@
+// Recording and submitting work. Stages record dispatches and return; nothing waits until somebody asks for the result.
+//
+// The conventions that every kernel keeps:
+//  - Arguments are storage buffers at set 0. A binding starts at or up to offset_alignment - 1 bytes before the
+//    argument's first byte: `skip` of its Window says how many, and goes to the shader as a push constant.
+//  - Push constants begin with `uint first; uint count;`, which the recorder sets for each piece of the work: a
+//    workgroup's index is w = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x; if w >= count it returns, else
+//    it computes item first + w. One workgroup is one item; items of one dispatch must not depend on each other.
+#pragma once
+#include <chrono>
+#include <cstring>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "../backend.h"
+#include "memory.h"
+#include "pipelines.h"
+
+namespace seer::vk {
+
+// Bytes of device memory as a kernel's argument. Made by Recorder::window, upload and absent.
+struct Window {
+  VkBuffer buffer = VK_NULL_HANDLE;
+  VkDeviceSize offset = 0, range = 0;
+  uint32_t skip = 0;  // bytes from the binding's start to the argument's first byte
+};
+
+struct Work {
+  uint64_t items = 0;   // workgroups; 0 records nothing. Below 2^32
+  double flops = 1e6;   // of an item, roughly (memory-bound kernels: bytes moved * 4): what chunks are cut by
+  uint64_t units = 0;   // progress that the whole dispatch stands for, reported as it is submitted
+  bool beside = false;  // independent of the dispatch before: no barrier between them
+};
+
+class Recorder {
+public:
+  explicit Recorder(VulkanDevice &device);
+  ~Recorder();
+
+  // Whether one binding can see that much.
+  bool fits(const void *address, uint64_t bytes) const;
+  // Throws unsupported if it cannot, internal if the memory is not the device's. 0 bytes: as absent().
+  Window window(const void *address, uint64_t bytes) const;
+  // For a binding that the kernel does not touch in this call.
+  Window absent() const;
+  // A copy of host data that work recorded from now on can read. Lives until the next wait().
+  Window upload(const void *data, uint64_t bytes);
+  template <class T>
+  Window upload(std::span<const T> values) {
+    return upload(values.data(), values.size_bytes());
+  }
+
+  // `push` is a struct that begins with `uint32_t first, count` (see above), of kernel.push_bytes. Work recorded
+  // before is visible to it unless work.beside. Throws cancelled between chunks; what was recorded stays.
+  template <class Push>
+  void dispatch(Exec &exec, const Kernel &kernel, std::span<const Window> windows, Push push, const Work &work) {
+    static_assert(std::is_trivially_copyable_v<Push> && sizeof(Push) >= 8 && sizeof(Push) % 4 == 0);
+    dispatch_bytes(exec, kernel, windows, &push, sizeof push, work);
+  }
+
+  // Copies, in order with the dispatches. write's source may be reused when it returns.
+  void write(const void *address, const void *src, uint64_t bytes);
+  void read(const void *address, void *dst, uint64_t bytes);  // waits
+  void fill_zero(const void *address, uint64_t bytes);        // address and bytes multiples of 4
+
+  uint64_t submit();                                    // what was recorded; returns a number for wait
+  bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
+  void wait();                                          // for everything
+
+private:
+  struct Slot {  // a submission in the making, in flight, or free
+    VkCommandPool pool = VK_NULL_HANDLE;
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    VkFence fence = VK_NULL_HANDLE;
+    uint64_t id = 0;  // 0: free
+    double flops = 0;
+    std::chrono::steady_clock::time_point submitted;
+    std::vector<VkDescriptorPool> descriptor_pools;
+    size_t descriptor_pool = 0;  // in use
+    uint32_t sets_left = 0;
+  };
+  struct Uploads {
+    std::vector<HostBuffer> blocks;
+    size_t block = 0;
+    uint64_t used = 0;
+  };
+
+  void dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const Window> windows, void *push, size_t push_bytes,
+                      const Work &work);
+  Slot &current();  // begins one if need be
+  VkDescriptorSet descriptor_set(Slot &slot, const Kernel &kernel);
+  void bind(Slot &slot, const Kernel &kernel, std::span<const Window> windows);
+  void barrier(Slot &slot);
+  bool retire(Slot &slot, uint64_t timeout_ns);
+  double budget() const;  // flops of a submission
+  void make_slot(Slot &slot);
+  HostBuffer &staging(bool read_back);
+
+  VulkanDevice &device_;
+  std::vector<Slot> slots_;
+  int recording_ = -1;
+  uint64_t next_id_ = 1, done_ = 0;
+  bool pending_ = false;  // work before this point that later work may depend on
+  Uploads uploads_;
+  HostBuffer absent_, staging_[2];
+  double rate_ = 0;  // flops a second, measured; 0 = not yet
+  std::chrono::steady_clock::time_point last_retired_;
+};
+
+// Cuts [0, n) into runs (first, count) such that bytes(first, count), a bound of what their bindings see, does not go
+// beyond max_range: each run gets the body. Throws unsupported if a single one goes beyond it.
+template <class Bytes, class Body>
+void each_window(const Caps &caps, int64_t n, Bytes bytes, Body body) {
+  const auto fits = [&](int64_t first, int64_t count) {
+    return uint64_t(bytes(first, count)) + caps.offset_alignment <= caps.max_range;
+  };
+  for (int64_t first = 0, count; first < n; first += count) {
+    count = n - first;
+    if (!fits(first, count)) {
+      int64_t low = 1;
+      SEER_REQUIRE(fits(first, low), Status::unsupported,
+                   "a row of a tensor takes more than the %llu bytes that a binding of this device sees",
+                   (unsigned long long)caps.max_range);
+      while (low + 1 < count) {  // the largest that fits: low does, count does not
+        const int64_t middle = low + (count - low) / 2;
+        (fits(first, middle) ? low : count) = middle;
+      }
+      count = low;
+    }
+    body(first, count);
+  }
+}
+
+}  // namespace seer::vk

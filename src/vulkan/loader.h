@@ -1,0 +1,118 @@
+// The Vulkan loader, found at run time: nothing links to it, and a machine without it is no error.
+#pragma once
+#define VK_NO_PROTOTYPES
+#include <vulkan/vulkan_core.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace seer::vk {
+
+// Entry points by what they are asked from. Those marked OPTIONAL may be null.
+#define SEER_VK_GLOBAL_FUNCTIONS(X)         \
+  X(vkEnumerateInstanceExtensionProperties) \
+  X(vkEnumerateInstanceLayerProperties)     \
+  X(vkCreateInstance)
+#define SEER_VK_INSTANCE_FUNCTIONS(X)         \
+  X(vkDestroyInstance)                        \
+  X(vkEnumeratePhysicalDevices)               \
+  X(vkGetPhysicalDeviceProperties)            \
+  X(vkGetPhysicalDeviceProperties2)           \
+  X(vkGetPhysicalDeviceFeatures2)             \
+  X(vkGetPhysicalDeviceMemoryProperties)      \
+  X(vkGetPhysicalDeviceQueueFamilyProperties) \
+  X(vkEnumerateDeviceExtensionProperties)     \
+  X(vkCreateDevice)                           \
+  X(vkGetDeviceProcAddr)
+#define SEER_VK_DEVICE_FUNCTIONS(X) \
+  X(vkDestroyDevice)                \
+  X(vkDeviceWaitIdle)               \
+  X(vkGetDeviceQueue)               \
+  X(vkQueueSubmit)                  \
+  X(vkAllocateMemory)               \
+  X(vkFreeMemory)                   \
+  X(vkMapMemory)                    \
+  X(vkBindBufferMemory)             \
+  X(vkCreateBuffer)                 \
+  X(vkDestroyBuffer)                \
+  X(vkGetBufferMemoryRequirements)  \
+  X(vkCreateShaderModule)           \
+  X(vkDestroyShaderModule)          \
+  X(vkCreateDescriptorSetLayout)    \
+  X(vkDestroyDescriptorSetLayout)   \
+  X(vkCreatePipelineLayout)         \
+  X(vkDestroyPipelineLayout)        \
+  X(vkCreateComputePipelines)       \
+  X(vkDestroyPipeline)              \
+  X(vkCreatePipelineCache)          \
+  X(vkDestroyPipelineCache)         \
+  X(vkGetPipelineCacheData)         \
+  X(vkCreateDescriptorPool)         \
+  X(vkDestroyDescriptorPool)        \
+  X(vkResetDescriptorPool)          \
+  X(vkAllocateDescriptorSets)       \
+  X(vkUpdateDescriptorSets)         \
+  X(vkCreateCommandPool)            \
+  X(vkDestroyCommandPool)           \
+  X(vkResetCommandPool)             \
+  X(vkAllocateCommandBuffers)       \
+  X(vkBeginCommandBuffer)           \
+  X(vkEndCommandBuffer)             \
+  X(vkCreateFence)                  \
+  X(vkDestroyFence)                 \
+  X(vkResetFences)                  \
+  X(vkWaitForFences)                \
+  X(vkCmdBindPipeline)              \
+  X(vkCmdBindDescriptorSets)        \
+  X(vkCmdPushConstants)             \
+  X(vkCmdDispatch)                  \
+  X(vkCmdPipelineBarrier)           \
+  X(vkCmdCopyBuffer)                \
+  X(vkCmdUpdateBuffer)
+#define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) X(vkCmdPushDescriptorSetKHR)
+
+struct InstanceFunctions {
+#define SEER_VK_DECLARE(name) PFN_##name name = nullptr;
+  SEER_VK_INSTANCE_FUNCTIONS(SEER_VK_DECLARE)
+};
+struct DeviceFunctions {
+  SEER_VK_DEVICE_FUNCTIONS(SEER_VK_DECLARE)
+  SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(SEER_VK_DECLARE)
+};
+
+// An instance of the library's own. Shared by the devices and probes that are there at the same time; not across fork.
+class Instance {
+public:
+  ~Instance();
+  Instance(const Instance &) = delete;
+  Instance &operator=(const Instance &) = delete;
+
+  // Throws unsupported saying what is missing: the loader, a Vulkan 1.1 driver, the validation layer.
+  static std::shared_ptr<Instance> get();
+
+  const InstanceFunctions &fn() const { return fn_; }
+  PFN_vkVoidFunction proc(const char *name) const;       // null where absent
+  uint32_t api_version() const { return api_version_; }  // the highest that devices may be used with
+  const std::vector<VkPhysicalDevice> &devices() const { return devices_; }  // with Vulkan 1.1 and compute
+  DeviceFunctions load_device(VkDevice device) const;
+
+  // SEER_VK_VALIDATE: messages of the validation layer since the last call, one a line; empty: none.
+  std::string take_validation_messages();
+
+private:
+  Instance() = default;
+  void create();
+  struct Messages;
+  VkInstance instance_ = VK_NULL_HANDLE;
+  InstanceFunctions fn_;
+  uint32_t api_version_ = VK_API_VERSION_1_1;
+  std::vector<VkPhysicalDevice> devices_;
+  std::unique_ptr<Messages> messages_;
+  VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
+  long process_ = 0;
+};
+
+const char *result_name(VkResult result);  // "VK_ERROR_DEVICE_LOST"; static
+
+}  // namespace seer::vk

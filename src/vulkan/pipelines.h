@@ -1,0 +1,67 @@
+// Compute pipelines: made when first asked for, kept with the device, and cached on disk from process to process.
+#pragma once
+#include <compare>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "caps.h"
+
+namespace seer::vk {
+
+struct VulkanDevice;
+
+struct KernelKey {
+  std::string module;               // a name of shader_modules()
+  std::vector<uint32_t> constants;  // of specialization constants 0, 1, ...; f32 ones by their bits
+  uint32_t bindings = 0;            // storage buffers at set 0, bindings 0 .. bindings - 1
+  uint32_t push_bytes = 0;          // of push constants
+  uint32_t subgroup_size = 0;       // 0 = the driver's choice
+  bool full_subgroups = false;
+  uint32_t shared_bytes = 0;  // of shared memory with these constants: software drivers do not check it
+  auto operator<=>(const KernelKey &) const = default;
+};
+
+struct Kernel {
+  std::string name;
+  VkPipeline pipeline = VK_NULL_HANDLE;
+  VkPipelineLayout layout = VK_NULL_HANDLE;
+  VkDescriptorSetLayout set_layout = VK_NULL_HANDLE;
+  uint32_t bindings = 0, push_bytes = 0;
+};
+
+// Thread-safe.
+class Pipelines {
+public:
+  explicit Pipelines(VulkanDevice &device) : device_(device) {}
+  ~Pipelines();
+
+  // Throws unsupported, naming the kernel and why: no such module, a limit, or the driver's compiler. What failed once
+  // fails again without asking the driver. The reference lives as long as the device.
+  const Kernel &get(const KernelKey &key);
+
+  void load_cache(const std::string &path);  // "" = none. Call before the first get
+  void save_cache() noexcept;                // if anything was added
+
+private:
+  struct Layout {
+    VkDescriptorSetLayout set = VK_NULL_HANDLE;
+    VkPipelineLayout pipeline = VK_NULL_HANDLE;
+  };
+  std::unique_ptr<Kernel> make(const KernelKey &key);
+  Layout layout(uint32_t bindings, uint32_t push_bytes);
+
+  VulkanDevice &device_;
+  std::mutex mutex_;
+  std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
+  std::map<KernelKey, std::string> failures_;
+  std::map<std::string, VkShaderModule> modules_;
+  std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
+  VkPipelineCache cache_ = VK_NULL_HANDLE;
+  std::string cache_path_;
+  bool cache_dirty_ = false;
+};
+
+}  // namespace seer::vk
