@@ -8,7 +8,7 @@
 
 #include "loader.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 // A shape of cooperative matrices at subgroup scope: C[m, n] += A[m, k] B[k, n] with f32 C.
 struct CoopShape {
@@ -76,4 +76,4 @@ void override_caps(Caps &caps);
 // Why the backend cannot run there; empty: it can.
 std::string refusal(const Caps &caps);
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

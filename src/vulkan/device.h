@@ -9,7 +9,7 @@
 #include "memory.h"
 #include "pipelines.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 struct VulkanDevice : Device {
   std::shared_ptr<Instance> instance;
@@ -31,10 +31,7 @@ struct VulkanDevice : Device {
   void check(VkResult result, const char *what);
 };
 
-inline VulkanDevice &vulkan(Device &device) { return static_cast<VulkanDevice &>(device); }
-inline const VulkanDevice &vulkan(const Device &device) { return static_cast<const VulkanDevice &>(device); }
-
 // By the ordinal of device_count and device_info. Throws.
 std::unique_ptr<VulkanDevice> create_device(int32_t ordinal, const Log &log);
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

@@ -17,7 +17,7 @@
 #include "memory.h"
 #include "pipelines.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 // Bytes of device memory as a kernel's argument. Made by Recorder::window, upload and absent.
 struct Window {
@@ -132,4 +132,4 @@ void each_window(const Caps &caps, int64_t n, Bytes bytes, Body body) {
   }
 }
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

@@ -3,7 +3,7 @@
 #pragma once
 #include "loader.h"
 
-namespace seer::vk::ext {
+namespace seer::vulkan::ext {
 
 constexpr const char *kCooperativeMatrix = "VK_KHR_cooperative_matrix";
 constexpr const char *kCooperativeMatrix2 = "VK_NV_cooperative_matrix2";
@@ -85,4 +85,4 @@ struct CooperativeMatrixMaintenance1Features {
   VkBool32 getCoordinate = VK_FALSE;
 };
 
-}  // namespace seer::vk::ext
+}  // namespace seer::vulkan::ext

@@ -2,7 +2,7 @@
 #pragma once
 #include "device.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 void pool(VulkanDevice &device, Exec &exec, const PoolArgs &args);
 void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args);
@@ -13,4 +13,4 @@ uint64_t attend_scratch(const VulkanDevice &device, const AttendArgs &args);
 void pack_mask(VulkanDevice &device, Exec &exec, const MaskBytesArgs &args);
 void unpack_mask(VulkanDevice &device, Exec &exec, const MaskBytesArgs &args);
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 // Entry points by what they are asked from. Those marked OPTIONAL may be null.
 #define SEER_VK_GLOBAL_FUNCTIONS(X)         \
@@ -115,4 +115,4 @@ private:
 
 const char *result_name(VkResult result);  // "VK_ERROR_DEVICE_LOST"; static
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

@@ -8,7 +8,7 @@
 #include "../backend.h"
 #include "caps.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 struct VulkanDevice;
 
@@ -55,4 +55,4 @@ struct HostBuffer {
 HostBuffer make_host_buffer(VulkanDevice &device, uint64_t bytes, bool read_back);
 void free_host_buffer(VulkanDevice &device, HostBuffer &buffer) noexcept;
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan

@@ -9,12 +9,12 @@
 
 #include "caps.h"
 
-namespace seer::vk {
+namespace seer::vulkan {
 
 struct VulkanDevice;
 
 struct KernelKey {
-  std::string module;               // a name of shader_modules()
+  std::string module;               // a name of shaders()
   std::vector<uint32_t> constants;  // of specialization constants 0, 1, ...; f32 ones by their bits
   uint32_t bindings = 0;            // storage buffers at set 0, bindings 0 .. bindings - 1
   uint32_t push_bytes = 0;          // of push constants
@@ -64,4 +64,4 @@ private:
   bool cache_dirty_ = false;
 };
 
-}  // namespace seer::vk
+}  // namespace seer::vulkan
