@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "os.h"
+
 namespace seer {
 
 // Every function throws io naming the file. Until commit() the target is untouched; without commit() the destructor
@@ -25,7 +27,7 @@ public:
 
 private:
   std::string path_, temporary_;
-  int fd_ = -1;
+  os::FileHandle file_ = os::kNoFile;
   bool exists_ = false;  // the temporary file
 };
 

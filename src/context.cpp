@@ -1,8 +1,8 @@
 #include "context.h"
 
-#include <unistd.h>
-
 #include <algorithm>
+
+#include "os.h"
 
 namespace seer {
 namespace {
@@ -110,7 +110,7 @@ std::shared_ptr<Context> Context::create(const ContextParams &params) {
     c.log.fn = Wrapped::log;
     c.log.user = &c.user_log;
   }
-  context->process_ = getpid();
+  context->process_ = os::process_id();
   DeviceParams device;
   device.ordinal = params.ordinal;
   device.threads = params.threads;
@@ -134,11 +134,12 @@ bool Context::same_device(const Context &other) const {
   return device_->info.backend == other.device_->info.backend && device_->info.ordinal == other.device_->info.ordinal;
 }
 
-bool Context::forked() const noexcept { return getpid() != process_; }
+bool Context::forked() const noexcept { return os::process_id() != process_; }
 
 void Context::check_usable() const {
   SEER_REQUIRE(!forked(), Status::device_lost,
-               "the context was made before fork() by process %ld; in this child it cannot be used", long(process_));
+               "the context was made before fork() by process %llu; in this child it cannot be used",
+               (unsigned long long)process_);
   SEER_REQUIRE(!lost_.load(std::memory_order_relaxed), Status::device_lost, "the device was lost; the context is dead");
 }
 

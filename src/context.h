@@ -1,7 +1,5 @@
 // What the handles of the C API stand for: a context (a device, its pipeline and its queue), models, buffers, caches.
 #pragma once
-#include <sys/types.h>
-
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -96,7 +94,7 @@ private:
                         SubmitOptions options);
 
   Callbacks callbacks_;
-  pid_t process_ = 0;
+  uint64_t process_ = 0;
   std::atomic<bool> lost_{false};
   std::unique_ptr<Device> device_;
   std::unique_ptr<Pipeline> pipeline_;

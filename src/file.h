@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "os.h"
+
 namespace seer {
 
 // Thread-safety: read() may be called from several threads at once.
@@ -37,7 +39,7 @@ public:
 
 private:
   void read_inside(uint64_t offset, void *dst, uint64_t bytes) const override;
-  int fd_ = -1;
+  os::FileHandle file_ = os::kNoFile;
 };
 
 // Borrowed memory, which must outlive it.

@@ -1,13 +1,10 @@
 // The CPU backend: host memory, the reference kernels or the vectorised ones on a thread pool.
 #include "../backend.h"
 
-#include <sched.h>
-#include <unistd.h>
-
-#include <cstdio>
 #include <cstring>
 #include <new>
 
+#include "../os.h"
 #include "kernels.h"
 
 namespace seer {
@@ -25,30 +22,14 @@ struct CpuDevice : Device {
 
 CpuDevice &cpu(Device &device) { return static_cast<CpuDevice &>(device); }
 
-std::string cpu_name() {
-  std::string name = "CPU";
-  if (std::FILE *file = std::fopen("/proc/cpuinfo", "re")) {
-    char line[512];
-    while (std::fgets(line, sizeof line, file)) {
-      const char *colon = std::strchr(line, ':');
-      if (std::strncmp(line, "model name", 10) != 0 || !colon || !colon[1]) continue;
-      name = colon + 2;
-      while (!name.empty() && (name.back() == '\n' || name.back() == ' ')) name.pop_back();
-      break;
-    }
-    std::fclose(file);
-  }
-  return name;
-}
-
 int32_t device_count() { return 1; }
 
 DeviceInfo device_info(int32_t) {
   DeviceInfo info;
   info.backend = BackendKind::cpu;
-  info.memory_bytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGE_SIZE));
+  info.memory_bytes = os::memory_bytes();
   for (DType t : {DType::f32, DType::f16, DType::bf16}) info.dtype_bits |= uint64_t{1} << int(t);
-  info.name = cpu_name();
+  info.name = os::cpu_name();
   info.detail = std::string("kernels ") + cpu::simd_target();
   return info;
 }

@@ -9,24 +9,14 @@
 #include <utility>
 #include <vector>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "../os.h"
+
 namespace seer {
 namespace {
-
-int usable_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 void relax() {
 #if defined(__x86_64__)
@@ -155,7 +145,7 @@ struct ThreadPool::Impl {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>(threads > 0 ? threads : usable_cores())) {}
+ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>(threads > 0 ? threads : os::usable_cores())) {}
 ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::size() const { return static_cast<int>(impl_->shares.size()); }
