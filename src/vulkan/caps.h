@@ -51,9 +51,9 @@ struct Caps {
   bool full_subgroups = false;
 
   // Types and memory.
-  bool fp16 = false;       // arithmetic
-  bool storage16 = false;  // f16 and u16 in storage buffers
-  bool memory_model = false;
+  bool fp16 = false;          // arithmetic
+  bool storage16 = false;     // f16 and u16 in storage buffers
+  bool memory_model = false;  // Vulkan's, with device scope; enabled only beside cooperative matrices
   bool push_descriptor = false;
 
   // Cooperative matrices; the shapes' accumulators are f32.

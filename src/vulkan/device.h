@@ -31,7 +31,17 @@ struct VulkanDevice : Device {
   void check(VkResult result, const char *what);
 };
 
-// By the ordinal of device_count and device_info. Throws.
-std::unique_ptr<VulkanDevice> create_device(int32_t ordinal, const Log &log);
+// A physical device with what it can do, overrides applied.
+struct Candidate {
+  VkPhysicalDevice physical = VK_NULL_HANDLE;
+  Caps caps;
+  std::vector<std::string> extensions;
+};
+// The devices in the order of their ordinals: GPUs before software, no device twice.
+std::vector<Candidate> candidates(const Instance &instance);
+DeviceInfo describe(const Caps &caps);
+// Throws unsupported, saying what the device lacks.
+std::unique_ptr<VulkanDevice> open_device(std::shared_ptr<Instance> instance, const Candidate &candidate,
+                                          const Log &log);
 
 }  // namespace seer::vulkan

@@ -69,7 +69,8 @@ namespace seer::vulkan {
   X(vkCmdDispatch)                  \
   X(vkCmdPipelineBarrier)           \
   X(vkCmdCopyBuffer)                \
-  X(vkCmdUpdateBuffer)
+  X(vkCmdUpdateBuffer)              \
+  X(vkCmdFillBuffer)
 #define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) X(vkCmdPushDescriptorSetKHR)
 
 struct InstanceFunctions {
@@ -110,7 +111,7 @@ private:
   std::vector<VkPhysicalDevice> devices_;
   std::unique_ptr<Messages> messages_;
   VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
-  long process_ = 0;
+  uint64_t process_ = 0;
 };
 
 const char *result_name(VkResult result);  // "VK_ERROR_DEVICE_LOST"; static

@@ -51,6 +51,7 @@ private:
     VkPipelineLayout pipeline = VK_NULL_HANDLE;
   };
   std::unique_ptr<Kernel> make(const KernelKey &key);
+  std::vector<char> read_cache(const std::string &path) const;
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
   VulkanDevice &device_;

@@ -1,0 +1,97 @@
+// The Vulkan backend: any device with Vulkan 1.1, through a loader found at run time.
+#include "../backend.h"
+
+#include <cstdlib>
+
+#include "kernels.h"
+
+namespace seer {
+namespace {
+
+using vulkan::VulkanDevice;
+
+VulkanDevice &vk(Device &device) { return static_cast<VulkanDevice &>(device); }
+
+int32_t device_count() {
+  try {
+    return int32_t(vulkan::candidates(*vulkan::Instance::get()).size());
+  } catch (const Error &) {
+    return 0;  // create says why
+  }
+}
+
+DeviceInfo device_info(int32_t ordinal) {
+  const auto all = vulkan::candidates(*vulkan::Instance::get());
+  SEER_REQUIRE(ordinal >= 0 && size_t(ordinal) < all.size(), Status::invalid_argument,
+               "device is %d; backend vulkan has %zu", ordinal, all.size());
+  DeviceInfo info = vulkan::describe(all[size_t(ordinal)].caps);
+  info.ordinal = ordinal;
+  return info;
+}
+
+Memory alloc(Device &device, uint64_t bytes) { return vk(device).memory->alloc(bytes); }
+void free_memory(Device &device, Memory memory) noexcept { vk(device).memory->free(memory); }
+void write(Device &device, Memory dst, uint64_t offset, const void *src, uint64_t bytes) {
+  vk(device).recorder->write(static_cast<char *>(dst.address) + offset, src, bytes);
+}
+void read(Device &device, Memory src, uint64_t offset, void *dst, uint64_t bytes) {
+  vk(device).recorder->read(static_cast<char *>(src.address) + offset, dst, bytes);
+}
+
+void pool(Device &device, Exec &exec, const PoolArgs &args) { vulkan::pool(vk(device), exec, args); }
+void project(Device &device, Exec &exec, const ProjectArgs &args) { vulkan::project(vk(device), exec, args); }
+void score(Device &device, Exec &exec, const ScoreArgs &args) { vulkan::score(vk(device), exec, args); }
+void select(Device &device, Exec &exec, const SelectArgs &args) { vulkan::select(vk(device), exec, args); }
+void attend(Device &device, Exec &exec, const AttendArgs &args) { vulkan::attend(vk(device), exec, args); }
+uint64_t attend_scratch(const Device &device, const AttendArgs &args) {
+  return vulkan::attend_scratch(static_cast<const VulkanDevice &>(device), args);
+}
+void pack_mask(Device &device, Exec &exec, const MaskBytesArgs &args) { vulkan::pack_mask(vk(device), exec, args); }
+void unpack_mask(Device &device, Exec &exec, const MaskBytesArgs &args) { vulkan::unpack_mask(vk(device), exec, args); }
+
+uint64_t record(Device &device, void *) { return vk(device).recorder->submit(); }
+bool fence_wait(Device &device, uint64_t fence, uint64_t timeout_ns) {
+  return vk(device).recorder->wait(fence, timeout_ns);
+}
+
+std::unique_ptr<Device> create(const DeviceParams &params);
+
+const BackendFns kFns = {
+    .name = "vulkan",
+    .kind = BackendKind::vulkan,
+    .device_count = device_count,
+    .device_info = device_info,
+    .create = create,
+    .alloc = alloc,
+    .free = free_memory,
+    .write = write,
+    .read = read,
+    .pool = pool,
+    .project = project,
+    .score = score,
+    .select = select,
+    .attend = attend,
+    .attend_scratch = attend_scratch,
+    .pack_mask = pack_mask,
+    .unpack_mask = unpack_mask,
+    .record = record,
+    .fence_wait = fence_wait,
+};
+
+std::unique_ptr<Device> create(const DeviceParams &params) {
+  auto instance = vulkan::Instance::get();
+  const auto all = vulkan::candidates(*instance);
+  SEER_REQUIRE(!all.empty(), Status::unsupported, "no driver offers a Vulkan 1.1 device");
+  SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,
+               "device is %d; backend vulkan has %zu", params.ordinal, all.size());
+  auto device = vulkan::open_device(std::move(instance), all[size_t(params.ordinal)], params.log);
+  device->fns = &kFns;
+  device->info.ordinal = params.ordinal;
+  return device;
+}
+
+}  // namespace
+
+const BackendFns &vulkan_backend() { return kFns; }
+
+}  // namespace seer

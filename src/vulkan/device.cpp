@@ -1,0 +1,234 @@
+#include "device.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "extensions.h"
+
+namespace seer::vulkan {
+namespace {
+
+template <class Struct>
+Struct typed(VkStructureType type) {
+  Struct s{};
+  s.sType = type;
+  return s;
+}
+
+// The family to compute on: one that does not draw, if there is one, as its work runs beside a desktop's.
+uint32_t pick_queue_family(const Instance &instance, VkPhysicalDevice device) {
+  uint32_t count = 0;
+  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, nullptr);
+  std::vector<VkQueueFamilyProperties> families(count);
+  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, families.data());
+  uint32_t best = UINT32_MAX;
+  for (uint32_t i = 0; i < count; i++) {
+    if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT)) continue;
+    if (best == UINT32_MAX) best = i;
+    if (!(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT)) return i;
+  }
+  SEER_REQUIRE(best != UINT32_MAX, Status::unsupported, "the device has no queue that computes");
+  return best;
+}
+
+// SEER_VK_CACHE names the folder, empty for none; else that of the user's caches.
+std::string cache_path(const Caps &caps) {
+  std::string folder;
+  if (const char *named = std::getenv("SEER_VK_CACHE")) {
+    folder = named;
+  } else if (const char *xdg = std::getenv("XDG_CACHE_HOME"); xdg && *xdg) {
+    folder = std::string(xdg) + "/seerattn";
+  } else if (const char *home = std::getenv("HOME"); home && *home) {
+    folder = std::string(home) + "/.cache/seerattn";
+  }
+  if (folder.empty()) return {};
+  char name[128];
+  char uuid[33] = {};
+  for (size_t i = 0; i < sizeof caps.cache_uuid; i++) std::snprintf(uuid + 2 * i, 3, "%02x", caps.cache_uuid[i]);
+  std::snprintf(name, sizeof name, "/pipelines-%04x-%04x-%08x-%s.bin", caps.vendor_id, caps.device_id,
+                caps.driver_version, uuid);
+  return folder + name;
+}
+
+// Enables what caps still say after the overrides, and nothing else.
+VkDevice make_device(const Instance &instance, VkPhysicalDevice physical, const Caps &caps, uint32_t family,
+                     const std::vector<std::string> &offered) {
+  std::vector<const char *> extensions;
+  const auto has = [&](const char *name) { return std::find(offered.begin(), offered.end(), name) != offered.end(); };
+  const auto need = [&](const char *name) {
+    if (has(name)) extensions.push_back(name);
+  };
+  const auto unless_core = [&](uint32_t version, const char *name) {
+    if (caps.api_version < version) need(name);
+  };
+
+  auto features = typed<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
+  void **tail = &features.pNext;
+  const auto add = [&](auto &s) {
+    *tail = &s;
+    tail = &s.pNext;
+  };
+  auto storage16 =
+      typed<VkPhysicalDevice16BitStorageFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES);
+  auto float16 =
+      typed<VkPhysicalDeviceShaderFloat16Int8Features>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES);
+  auto memory_model =
+      typed<VkPhysicalDeviceVulkanMemoryModelFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES);
+  auto size_control = typed<VkPhysicalDeviceSubgroupSizeControlFeatures>(
+      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES);
+  ext::CooperativeMatrixFeatures coop;
+  ext::CooperativeMatrix2Features coop2;
+  ext::ShaderBfloat16Features bfloat16;
+  if (caps.storage16) {
+    storage16.storageBuffer16BitAccess = VK_TRUE;
+    add(storage16);
+  }
+  if (caps.fp16) {
+    unless_core(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME);
+    float16.shaderFloat16 = VK_TRUE;
+    add(float16);
+  }
+  if (caps.subgroup_size_control || caps.full_subgroups) {
+    unless_core(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
+    size_control.subgroupSizeControl = VK_TRUE;
+    size_control.computeFullSubgroups = caps.full_subgroups;
+    add(size_control);
+  }
+  if (caps.push_descriptor) need(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
+  if (caps.coopmat) {
+    unless_core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
+    memory_model.vulkanMemoryModel = memory_model.vulkanMemoryModelDeviceScope = VK_TRUE;
+    add(memory_model);
+    need(ext::kCooperativeMatrix);
+    coop.cooperativeMatrix = VK_TRUE;
+    add(coop);
+    if (caps.bf16_coopmat) {
+      need(ext::kShaderBfloat16);
+      bfloat16.type = bfloat16.cooperativeMatrix = VK_TRUE;
+      add(bfloat16);
+    }
+    if (caps.coopmat2_flexible || caps.coopmat2_workgroup) {
+      need(ext::kCooperativeMatrix2);
+      coop2.workgroupScope = caps.coopmat2_workgroup;
+      coop2.flexibleDimensions = caps.coopmat2_flexible;
+      coop2.reductions = caps.coopmat2_reductions;
+      coop2.conversions = caps.coopmat2_conversions;
+      coop2.perElementOperations = caps.coopmat2_per_element;
+      coop2.tensorAddressing = caps.coopmat2_tensor;
+      coop2.blockLoads = caps.coopmat2_block_loads;
+      add(coop2);
+    }
+  }
+  need("VK_KHR_portability_subset");  // must be enabled where it is offered
+
+  const float priority = 1;
+  auto queue = typed<VkDeviceQueueCreateInfo>(VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO);
+  queue.queueFamilyIndex = family;
+  queue.queueCount = 1;
+  queue.pQueuePriorities = &priority;
+  auto info = typed<VkDeviceCreateInfo>(VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO);
+  info.pNext = &features;
+  info.queueCreateInfoCount = 1;
+  info.pQueueCreateInfos = &queue;
+  info.enabledExtensionCount = uint32_t(extensions.size());
+  info.ppEnabledExtensionNames = extensions.data();
+  VkDevice device = VK_NULL_HANDLE;
+  const VkResult result = instance.fn().vkCreateDevice(physical, &info, nullptr, &device);
+  SEER_REQUIRE(result == VK_SUCCESS, result == VK_ERROR_DEVICE_LOST ? Status::device_lost : Status::unsupported,
+               "%s cannot be used: vkCreateDevice gives %s", caps.name.c_str(), result_name(result));
+  return device;
+}
+
+}  // namespace
+
+void VulkanDevice::check(VkResult result, const char *what) {
+  switch (result) {
+    case VK_SUCCESS: return;
+    case VK_ERROR_DEVICE_LOST:
+      lost = true;
+      fail(Status::device_lost, "the Vulkan device %s was lost (%s)", info.name.c_str(), what);
+    case VK_ERROR_OUT_OF_HOST_MEMORY: fail(Status::out_of_memory, "host memory is exhausted (%s)", what);
+    case VK_ERROR_OUT_OF_DEVICE_MEMORY: fail(Status::device_out_of_memory, "device memory is exhausted (%s)", what);
+    default: fail(Status::internal, "%s gives %s", what, result_name(result));
+  }
+}
+
+VulkanDevice::~VulkanDevice() {
+  if (!handle) return;
+  recorder.reset();
+  if (pipelines) pipelines->save_cache();
+  pipelines.reset();
+  memory.reset();
+  fn.vkDestroyDevice(handle, nullptr);
+}
+
+std::vector<Candidate> candidates(const Instance &instance) {
+  std::vector<Candidate> all;
+  for (VkPhysicalDevice physical : instance.devices()) {
+    Candidate c{.physical = physical, .caps = {}, .extensions = {}};
+    c.caps = query_caps(instance, physical, &c.extensions);
+    override_caps(c.caps);
+    if (std::any_of(all.begin(), all.end(), [&](const Candidate &other) {
+          return std::memcmp(other.caps.device_uuid, c.caps.device_uuid, sizeof c.caps.device_uuid) == 0 &&
+                 other.caps.driver_id == c.caps.driver_id;
+        }))
+      continue;
+    all.push_back(std::move(c));
+  }
+  // Discrete, integrated, virtual, others, software; the driver's order within.
+  const auto rank = [](const Candidate &c) {
+    switch (c.caps.type) {
+      case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return 0;
+      case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return 1;
+      case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return 2;
+      case VK_PHYSICAL_DEVICE_TYPE_CPU: return 4;
+      default: return 3;
+    }
+  };
+  std::stable_sort(all.begin(), all.end(), [&](const Candidate &a, const Candidate &b) { return rank(a) < rank(b); });
+  return all;
+}
+
+std::unique_ptr<VulkanDevice> open_device(std::shared_ptr<Instance> instance, const Candidate &candidate,
+                                          const Log &log) {
+  const Caps &caps = candidate.caps;
+  if (const std::string why = refusal(caps); !why.empty())
+    fail(Status::unsupported, "%s cannot be used: %s", caps.name.c_str(), why.c_str());
+  auto device = std::make_unique<VulkanDevice>();
+  device->instance = std::move(instance);
+  device->physical = candidate.physical;
+  device->caps = caps;
+  device->log = log;
+  device->info = describe(caps);
+  device->queue_family = pick_queue_family(*device->instance, candidate.physical);
+  device->handle = make_device(*device->instance, candidate.physical, caps, device->queue_family, candidate.extensions);
+  device->fn.vkDestroyDevice = reinterpret_cast<PFN_vkDestroyDevice>(
+      device->instance->fn().vkGetDeviceProcAddr(device->handle, "vkDestroyDevice"));
+  device->fn = device->instance->load_device(device->handle);
+  device->instance->fn().vkGetPhysicalDeviceMemoryProperties(candidate.physical, &device->memory_properties);
+  device->fn.vkGetDeviceQueue(device->handle, device->queue_family, 0, &device->queue);
+  device->memory = std::make_unique<MemoryMap>(*device);
+  device->pipelines = std::make_unique<Pipelines>(*device);
+  device->pipelines->load_cache(cache_path(caps));
+  device->recorder = std::make_unique<Recorder>(*device);
+  device->limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
+  return device;
+}
+
+DeviceInfo describe(const Caps &caps) {
+  DeviceInfo info;
+  info.backend = BackendKind::vulkan;
+  info.vendor_id = caps.vendor_id;
+  std::memcpy(info.uuid, caps.device_uuid, sizeof info.uuid);
+  info.memory_bytes = caps.heap_bytes;
+  for (DType t : {DType::f32, DType::f16, DType::bf16}) info.dtype_bits |= uint64_t{1} << int(t);
+  info.name = caps.name;
+  info.detail = "Vulkan " + std::to_string(VK_API_VERSION_MAJOR(caps.api_version)) + "." +
+                std::to_string(VK_API_VERSION_MINOR(caps.api_version)) + ", " + caps.driver;
+  if (const std::string why = refusal(caps); !why.empty()) info.detail += "; cannot be used: " + why;
+  return info;
+}
+
+}  // namespace seer::vulkan

@@ -1,0 +1,236 @@
+#include "pipelines.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <span>
+
+#include "../atomic_file.h"
+#include "device.h"
+#include "shaders.h"
+
+namespace seer::vulkan {
+
+Pipelines::~Pipelines() {
+  const DeviceFunctions &fn = device_.fn;
+  for (const auto &[key, kernel] : kernels_) fn.vkDestroyPipeline(device_.handle, kernel->pipeline, nullptr);
+  for (const auto &[name, module] : modules_) fn.vkDestroyShaderModule(device_.handle, module, nullptr);
+  for (const auto &[key, layout] : layouts_) {
+    fn.vkDestroyPipelineLayout(device_.handle, layout.pipeline, nullptr);
+    fn.vkDestroyDescriptorSetLayout(device_.handle, layout.set, nullptr);
+  }
+  if (cache_) fn.vkDestroyPipelineCache(device_.handle, cache_, nullptr);
+}
+
+const Kernel &Pipelines::get(const KernelKey &key) {
+  std::lock_guard lock(mutex_);
+  if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+  if (const auto failed = failures_.find(key); failed != failures_.end())
+    fail(Status::unsupported, "%s", failed->second.c_str());
+  try {
+    return *kernels_.emplace(key, make(key)).first->second;
+  } catch (const Error &error) {
+    if (error.status() == Status::unsupported) failures_.emplace(key, error.what());
+    throw;
+  }
+}
+
+Pipelines::Layout Pipelines::layout(uint32_t bindings, uint32_t push_bytes) {
+  Layout &layout = layouts_[{bindings, push_bytes}];
+  if (layout.pipeline) return layout;
+  std::vector<VkDescriptorSetLayoutBinding> slots(bindings);
+  for (uint32_t i = 0; i < bindings; i++) {
+    slots[i].binding = i;
+    slots[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+    slots[i].descriptorCount = 1;
+    slots[i].stageFlags = VK_SHADER_STAGE_COMPUTE_BIT;
+  }
+  VkDescriptorSetLayoutCreateInfo set{};
+  set.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO;
+  if (device_.caps.push_descriptor) set.flags = VK_DESCRIPTOR_SET_LAYOUT_CREATE_PUSH_DESCRIPTOR_BIT_KHR;
+  set.bindingCount = bindings;
+  set.pBindings = slots.data();
+  if (!layout.set)
+    device_.check(device_.fn.vkCreateDescriptorSetLayout(device_.handle, &set, nullptr, &layout.set),
+                  "vkCreateDescriptorSetLayout");
+  const VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, push_bytes};
+  VkPipelineLayoutCreateInfo info{};
+  info.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO;
+  info.setLayoutCount = 1;
+  info.pSetLayouts = &layout.set;
+  info.pushConstantRangeCount = push_bytes ? 1 : 0;
+  info.pPushConstantRanges = &range;
+  device_.check(device_.fn.vkCreatePipelineLayout(device_.handle, &info, nullptr, &layout.pipeline),
+                "vkCreatePipelineLayout");
+  return layout;
+}
+
+std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
+  const Caps &caps = device_.caps;
+  const char *name = key.module.c_str();
+  const auto limit = [&](const char *what, uint64_t wants, uint64_t has) {
+    SEER_REQUIRE(wants <= has, Status::unsupported, "kernel %s wants %llu %s; the device has %llu", name,
+                 (unsigned long long)wants, what, (unsigned long long)has);
+  };
+  limit("storage buffers", key.bindings, caps.max_bindings);
+  limit("bytes of push constants", key.push_bytes, caps.max_push);
+  limit("bytes of shared memory", key.shared_bytes, caps.max_shared);
+  if (key.subgroup_size) {
+    SEER_REQUIRE(caps.subgroup_size_control, Status::unsupported,
+                 "kernel %s wants a subgroup size, which the device does not let choose", name);
+    SEER_REQUIRE(key.subgroup_size >= caps.min_subgroup_size && key.subgroup_size <= caps.max_subgroup_size,
+                 Status::unsupported, "kernel %s wants subgroups of %u; the device has %u to %u", name,
+                 key.subgroup_size, caps.min_subgroup_size, caps.max_subgroup_size);
+  }
+  SEER_REQUIRE(!key.full_subgroups || caps.full_subgroups, Status::unsupported,
+               "kernel %s wants full subgroups, which the device does not promise", name);
+
+  VkShaderModule &module = modules_[key.module];
+  if (!module) {
+    const auto all = shaders();
+    const auto found = std::find_if(all.begin(), all.end(), [&](const Shader &s) { return key.module == s.name; });
+    SEER_REQUIRE(found != all.end(), Status::unsupported, "kernel %s is not part of this build", name);
+    VkShaderModuleCreateInfo info{};
+    info.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
+    info.codeSize = found->count * sizeof(uint32_t);
+    info.pCode = found->words;
+    device_.check(device_.fn.vkCreateShaderModule(device_.handle, &info, nullptr, &module), "vkCreateShaderModule");
+  }
+
+  const Layout layouts = layout(key.bindings, key.push_bytes);
+  std::vector<VkSpecializationMapEntry> entries(key.constants.size());
+  for (uint32_t i = 0; i < entries.size(); i++) entries[i] = {i, i * 4, 4};
+  VkSpecializationInfo constants{};
+  constants.mapEntryCount = uint32_t(entries.size());
+  constants.pMapEntries = entries.data();
+  constants.dataSize = key.constants.size() * 4;
+  constants.pData = key.constants.data();
+  VkPipelineShaderStageRequiredSubgroupSizeCreateInfo subgroup{};
+  subgroup.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO;
+  subgroup.requiredSubgroupSize = key.subgroup_size;
+
+  VkComputePipelineCreateInfo info{};
+  info.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO;
+  info.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
+  info.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
+  info.stage.module = module;
+  info.stage.pName = "main";
+  info.stage.pSpecializationInfo = &constants;
+  if (key.subgroup_size) info.stage.pNext = &subgroup;
+  if (key.full_subgroups) info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
+  info.layout = layouts.pipeline;
+  auto kernel = std::make_unique<Kernel>();
+  const VkResult result =
+      device_.fn.vkCreateComputePipelines(device_.handle, cache_, 1, &info, nullptr, &kernel->pipeline);
+  if (result == VK_ERROR_DEVICE_LOST) device_.check(result, "vkCreateComputePipelines");
+  // Some drivers report success and return nothing.
+  SEER_REQUIRE(result == VK_SUCCESS && kernel->pipeline, Status::unsupported,
+               "the driver cannot compile kernel %s: vkCreateComputePipelines gives %s", name,
+               result == VK_SUCCESS ? "no pipeline" : result_name(result));
+  cache_dirty_ = true;
+  kernel->name = key.module;
+  kernel->layout = layouts.pipeline;
+  kernel->set_layout = layouts.set;
+  kernel->bindings = key.bindings;
+  kernel->push_bytes = key.push_bytes;
+  return kernel;
+}
+
+// ---- The cache on disk ----------------------------------------------------------------------------------------------
+//
+// What the driver gives, behind a header of ours: the driver checks its own header, but not all drivers check the rest.
+
+namespace {
+
+constexpr uint64_t kLargestCache = uint64_t{256} << 20;
+
+struct CacheHeader {
+  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '1'};
+  uint64_t bytes = 0, hash = 0;  // of what follows
+  uint32_t vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
+  uint8_t cache_uuid[16] = {}, driver_uuid[16] = {};
+};
+
+uint64_t hash_of(std::span<const char> bytes) {
+  uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  return hash;
+}
+
+CacheHeader header_of(const Caps &caps, std::span<const char> data) {
+  CacheHeader h;
+  h.bytes = data.size();
+  h.hash = hash_of(data);
+  h.vendor_id = caps.vendor_id;
+  h.device_id = caps.device_id;
+  h.driver_version = caps.driver_version;
+  h.driver_id = caps.driver_id;
+  std::memcpy(h.cache_uuid, caps.cache_uuid, sizeof h.cache_uuid);
+  std::memcpy(h.driver_uuid, caps.driver_uuid, sizeof h.driver_uuid);
+  return h;
+}
+
+}  // namespace
+
+void Pipelines::load_cache(const std::string &path) {
+  cache_path_ = path;
+  std::vector<char> data;
+  if (!path.empty()) {
+    try {
+      data = read_cache(path);
+    } catch (const std::exception &error) {
+      device_.log(LogLevel::info, "the pipeline cache %s is not used: %s", path.c_str(), error.what());
+    }
+  }
+  VkPipelineCacheCreateInfo info{};
+  info.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
+  info.initialDataSize = data.size();
+  info.pInitialData = data.data();
+  const DeviceFunctions &fn = device_.fn;
+  if (fn.vkCreatePipelineCache(device_.handle, &info, nullptr, &cache_) == VK_SUCCESS) return;
+  info.initialDataSize = 0;
+  device_.check(fn.vkCreatePipelineCache(device_.handle, &info, nullptr, &cache_), "vkCreatePipelineCache");
+}
+
+std::vector<char> Pipelines::read_cache(const std::string &path) const {
+  std::FILE *file = std::fopen(path.c_str(), "rbe");
+  if (!file) return {};  // the first time
+  const std::unique_ptr<std::FILE, int (*)(std::FILE *)> closer(file, std::fclose);
+  CacheHeader header;
+  SEER_REQUIRE(std::fread(&header, sizeof header, 1, file) == 1, Status::format, "it is cut short");
+  SEER_REQUIRE(header.bytes <= kLargestCache, Status::format, "it claims to hold %llu bytes",
+               (unsigned long long)header.bytes);
+  std::vector<char> data(header.bytes);
+  SEER_REQUIRE(std::fread(data.data(), 1, data.size(), file) == data.size() && std::fgetc(file) == EOF, Status::format,
+               "its size is wrong");
+  const CacheHeader expected = header_of(device_.caps, data);
+  SEER_REQUIRE(std::memcmp(&header, &expected, sizeof header) == 0, Status::format,
+               "it is of another device or driver, or damaged");
+  return data;
+}
+
+void Pipelines::save_cache() noexcept {
+  if (cache_path_.empty() || !cache_ || !cache_dirty_ || device_.lost) return;
+  try {
+    size_t size = 0;
+    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, nullptr), "vkGetPipelineCacheData");
+    if (size > kLargestCache) return;
+    std::vector<char> data(size);
+    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data()),
+                  "vkGetPipelineCacheData");
+    data.resize(size);
+    const CacheHeader header = header_of(device_.caps, data);
+    std::error_code ignored;
+    std::filesystem::create_directories(std::filesystem::path(cache_path_).parent_path(), ignored);
+    AtomicFile file(cache_path_);
+    file.write(&header, sizeof header);
+    file.write(data.data(), data.size());
+    file.commit();
+    cache_dirty_ = false;
+  } catch (const std::exception &error) {
+    device_.log(LogLevel::info, "the pipeline cache %s cannot be written: %s", cache_path_.c_str(), error.what());
+  }
+}
+
+}  // namespace seer::vulkan

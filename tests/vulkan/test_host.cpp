@@ -1,0 +1,149 @@
+// The Vulkan host on whatever devices there are: memory, copies, the cutting of work, masks. What the stages compute is
+// checked by tests/check.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "backend.h"
+#include "vulkan/device.h"
+#include "vulkan/kernels.h"
+
+using namespace seer;
+using vulkan::VulkanDevice;
+
+namespace {
+
+// Environment variables for the life of a scope.
+class With {
+public:
+  With(const char *name, const char *value) : name_(name) { setenv(name, value, 1); }
+  ~With() { unsetenv(name_); }
+  With(const With &) = delete;
+  With &operator=(const With &) = delete;
+
+private:
+  const char *name_;
+};
+
+std::unique_ptr<Device> open() { return create_device(BackendKind::vulkan, {}); }
+VulkanDevice &vk(Device &device) { return static_cast<VulkanDevice &>(device); }
+
+std::vector<uint8_t> random_bytes(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<uint8_t> bytes(n);
+  for (uint8_t &b : bytes) b = uint8_t(rng());
+  return bytes;
+}
+
+// A round trip of masks through the device: bytes to bits to bytes, with gaps on both sides.
+void round_trip(Device &device, int64_t tokens, int64_t heads) {
+  constexpr int64_t block = 32;
+  Sequence a, b;
+  a.q_len = a.k_len = a.total_len = tokens;
+  b = a;
+  b.q_len = std::min<int64_t>(tokens, 37);
+  b.mask_row = a.q_blocks(block);
+  const std::vector<Sequence> sequences = {a, b};
+  const int64_t rows = a.q_blocks(block) + b.q_blocks(block), cols = a.k_blocks(block), words = mask_words(cols) + 1;
+  std::mt19937 rng(7);
+  // Rows a byte too long: they begin anywhere in a word.
+  std::vector<uint8_t> bytes(size_t(heads * (rows * (cols + 1) + 3)));
+  for (uint8_t &x : bytes) x = rng() % 3 == 0 ? uint8_t(rng() % 255 + 1) : 0;
+  const ByteMaskView view{
+      .bytes = nullptr, .stride_batch = 0, .stride_head = rows * (cols + 1) + 3, .stride_row = cols + 1, .cols = cols};
+  const BackendFns &fns = *device.fns;
+  const Memory on_bytes = fns.alloc(device, bytes.size()),
+               on_bits = fns.alloc(device, uint64_t(4 * heads * rows * words));
+  fns.write(device, on_bytes, 0, bytes.data(), bytes.size());
+  MaskBytesArgs args{.sequences = sequences, .block = block, .q_heads = heads};
+  args.bits = {.words = static_cast<uint32_t *>(on_bits.address), .stride_head = rows * words, .stride_row = words};
+  args.row_words = words;
+  args.bytes = view;
+  args.bytes.bytes = static_cast<uint8_t *>(on_bytes.address);
+  Exec exec;
+  fns.pack_mask(device, exec, args);
+  std::vector<uint32_t> bits(size_t(heads * rows * words));
+  fns.read(device, on_bits, 0, bits.data(), bits.size() * 4);
+  std::vector<uint8_t> expected = bytes;
+  int64_t wrong = 0;
+  for (int64_t h = 0; h < heads; h++)
+    for (int64_t r = 0; r < rows; r++) {
+      const uint32_t *row = bits.data() + (h * rows + r) * words;
+      uint8_t *out = expected.data() + h * view.stride_head + r * view.stride_row;
+      for (int64_t j = 0; j < words * 32; j++) wrong += mask_test(row, j) != (j < cols && out[j] != 0);
+      for (int64_t j = 0; j < cols; j++) out[j] = out[j] != 0;
+    }
+  CHECK(wrong == 0);
+  fns.unpack_mask(device, exec, args);
+  std::vector<uint8_t> back(bytes.size());
+  fns.read(device, on_bytes, 0, back.data(), back.size());
+  CHECK(back == expected);
+  fns.free(device, on_bytes);
+  fns.free(device, on_bits);
+}
+
+}  // namespace
+
+TEST_CASE("vulkan: what is written comes back, at any offset and size, beside the recorded work") {
+  for (const char *unified : {"1", "0"}) {
+    const With setting("SEER_VK_UNIFIED_MEMORY", unified);
+    const auto device = open();
+    const BackendFns &fns = *device->fns;
+    const uint64_t size = (uint64_t{33} << 20) + 5;  // more than two staging buffers
+    const Memory memory = fns.alloc(*device, size);
+    std::vector<uint8_t> bytes = random_bytes(size, 1), back(size);
+    fns.write(*device, memory, 0, bytes.data(), size);
+    for (const auto &[offset, n] : {std::pair<uint64_t, uint64_t>{3, 5}, {4096, 64}, {70001, 70000}, {size - 1, 1}}) {
+      const std::vector<uint8_t> part = random_bytes(n, uint32_t(offset));
+      std::memcpy(bytes.data() + offset, part.data(), n);
+      fns.write(*device, memory, offset, part.data(), n);
+    }
+    fns.read(*device, memory, 0, back.data(), size);
+    CHECK(back == bytes);
+    uint8_t some[3] = {};
+    fns.read(*device, memory, 7, some, 3);
+    CHECK(std::memcmp(some, bytes.data() + 7, 3) == 0);
+    fns.free(*device, memory);
+  }
+}
+
+TEST_CASE("vulkan: addresses are told apart, and none that is not the device's is taken") {
+  const auto device = open();
+  VulkanDevice &v = vk(*device);
+  const Memory a = v.memory->alloc(100), b = v.memory->alloc(5000);
+  auto *first = static_cast<char *>(a.address), *second = static_cast<char *>(b.address);
+  CHECK(v.memory->find(first + 99, 1).offset == 99);
+  CHECK(v.memory->find(second, 5000).buffer != v.memory->find(first, 100).buffer);
+  int local = 0;
+  CHECK_THROWS_AS(v.memory->find(&local, 4), Error);
+  CHECK_THROWS_AS(v.memory->find(first, 200), Error);
+  CHECK_THROWS_AS(v.memory->find(second - 1, 1), Error);
+  const vulkan::Window w = v.recorder->window(first + 36, 60);
+  CHECK((w.offset + w.skip) == 36);
+  CHECK(w.offset % v.caps.offset_alignment == 0);
+  v.memory->free(a);
+  CHECK_THROWS_AS(v.memory->find(first, 1), Error);
+  v.memory->free(b);
+}
+
+TEST_CASE("vulkan: masks of bytes and bits, whole and cut into chunks and windows, by both kinds of descriptors") {
+  {
+    const auto device = open();
+    for (int64_t tokens : {1, 31, 33, 1000, 1057}) round_trip(*device, tokens, 3);
+  }
+  for (const auto &[name, value] : {std::pair<const char *, const char *>{"SEER_VK_CHUNK_ITEMS", "7"},
+                                    {"SEER_VK_PUSH_DESCRIPTOR", "0"},
+                                    {"SEER_VK_MAX_RANGE", "4000"},
+                                    {"SEER_VK_MAX_GROUPS_X", "5"},
+                                    {"SEER_VK_OFFSET_ALIGNMENT", "256"},
+                                    {"SEER_VK_UNIFIED_MEMORY", "0"}}) {
+    CAPTURE(name);
+    const With setting(name, value);
+    const auto device = open();
+    round_trip(*device, 1057, 5);
+  }
+}
