@@ -55,6 +55,9 @@ std::unique_ptr<Device> create_device(BackendKind kind, const DeviceParams &para
   for (const BackendFns *fns : backends()) {
     if (fns->kind == BackendKind::cpu) break;  // the last resort: its errors are the caller's
     try {
+      if (fns->not_automatic && params.ordinal >= 0 && params.ordinal < fns->device_count())
+        if (const std::string why = fns->not_automatic(params.ordinal); !why.empty())
+          fail(Status::unsupported, "%s", why.c_str());
       return create_checked(*fns, params);
     } catch (const Error &error) {
       params.log(LogLevel::info, "backend %s is not used: %s", fns->name, error.what());

@@ -86,6 +86,8 @@ struct BackendFns {
   int32_t (*device_count)() = nullptr;
   DeviceInfo (*device_info)(int32_t ordinal) = nullptr;
   std::unique_ptr<Device> (*create)(const DeviceParams &params) = nullptr;
+  // Why `automatic` passes over a device that works, empty: it does not. Optional: NULL = it passes over none.
+  std::string (*not_automatic)(int32_t ordinal) = nullptr;
 
   // Memory. Required. alloc throws (device_)out_of_memory; alloc and free may be called from any thread, beside a
   // stage. read and write block and are ordered with the stages.

@@ -29,6 +29,15 @@ DeviceInfo device_info(int32_t ordinal) {
   return info;
 }
 
+// A driver that computes on the CPU does it slower than the CPU backend.
+std::string not_automatic(int32_t ordinal) {
+  const auto all = vulkan::candidates(*vulkan::Instance::get());
+  const char *allowed = std::getenv("SEER_VK_ALLOW_CPU");
+  if (size_t(ordinal) >= all.size() || !all[size_t(ordinal)].caps.software()) return {};
+  if (allowed && std::atoi(allowed) != 0) return {};
+  return all[size_t(ordinal)].caps.name + " computes on the CPU, as the CPU backend does better";
+}
+
 Memory alloc(Device &device, uint64_t bytes) { return vk(device).memory->alloc(bytes); }
 void free_memory(Device &device, Memory memory) noexcept { vk(device).memory->free(memory); }
 void write(Device &device, Memory dst, uint64_t offset, const void *src, uint64_t bytes) {
@@ -62,6 +71,7 @@ const BackendFns kFns = {
     .device_count = device_count,
     .device_info = device_info,
     .create = create,
+    .not_automatic = not_automatic,
     .alloc = alloc,
     .free = free_memory,
     .write = write,
@@ -81,7 +91,7 @@ const BackendFns kFns = {
 std::unique_ptr<Device> create(const DeviceParams &params) {
   auto instance = vulkan::Instance::get();
   const auto all = vulkan::candidates(*instance);
-  SEER_REQUIRE(!all.empty(), Status::unsupported, "no driver offers a Vulkan 1.1 device");
+  SEER_REQUIRE(!all.empty(), Status::unsupported, "backend vulkan: no driver offers a Vulkan 1.1 device");
   SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,
                "device is %d; backend vulkan has %zu", params.ordinal, all.size());
   auto device = vulkan::open_device(std::move(instance), all[size_t(params.ordinal)], params.log);

@@ -213,6 +213,7 @@ std::unique_ptr<VulkanDevice> open_device(std::shared_ptr<Instance> instance, co
   device->pipelines = std::make_unique<Pipelines>(*device);
   device->pipelines->load_cache(cache_path(caps));
   device->recorder = std::make_unique<Recorder>(*device);
+  device->rope = std::make_unique<RopeBuffers>(*device);
   device->limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
   return device;
 }

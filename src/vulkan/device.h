@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "pipelines.h"
+#include "rope.h"
 
 namespace seer::vulkan {
 
@@ -23,6 +24,7 @@ struct VulkanDevice : Device {
   std::unique_ptr<MemoryMap> memory;
   std::unique_ptr<Pipelines> pipelines;
   std::unique_ptr<Recorder> recorder;
+  std::unique_ptr<RopeBuffers> rope;
   std::atomic<bool> lost{false};
 
   ~VulkanDevice() override;

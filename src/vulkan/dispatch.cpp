@@ -260,14 +260,14 @@ void Recorder::write(const void *address, const void *src, uint64_t bytes) {
     return;
   }
   if (place.mapped) {
-    wait();
+    drain();
     std::memcpy(place.mapped, src, bytes);
     return;
   }
   HostBuffer &buffer = staging(false);
   for (uint64_t at = 0; at < bytes; at += buffer.size) {
     const uint64_t part = std::min(buffer.size, bytes - at);
-    wait();  // the staging buffer is free
+    drain();  // the staging buffer is free
     std::memcpy(buffer.mapped, from + at, part);
     Slot &slot = current();
     barrier(slot);
@@ -275,7 +275,7 @@ void Recorder::write(const void *address, const void *src, uint64_t bytes) {
     device_.fn.vkCmdCopyBuffer(slot.commands, buffer.buffer, place.buffer, 1, &copy);
     pending_ = true;
   }
-  wait();
+  drain();
 }
 
 void Recorder::read(const void *address, void *dst, uint64_t bytes) {
@@ -369,21 +369,29 @@ bool Recorder::retire(Slot &slot, uint64_t timeout_ns) {
   return true;
 }
 
-bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
-  if (submission >= next_id_) submit();
+bool Recorder::wait_for(uint64_t submission, uint64_t timeout_ns) {
   while (done_ < submission && done_ + 1 < next_id_) {
     Slot &slot = slots_[size_t((done_ + 1) % kSlots)];
     if (!retire(slot, timeout_ns)) return false;
-  }
-  if (recording_ < 0 && done_ + 1 == next_id_) {
-    uploads_.block = 0;
-    uploads_.used = 0;
   }
   const std::string messages = device_.instance->take_validation_messages();
   SEER_REQUIRE(messages.empty(), Status::internal, "Vulkan validation: %s", messages.c_str());
   return true;
 }
 
+bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
+  if (!wait_for(submission, timeout_ns)) return false;
+  if (recording_ < 0 && done_ + 1 == next_id_) {
+    uploads_.block = 0;
+    uploads_.used = 0;
+    for (const Memory &memory : to_free_) device_.memory->free(memory);
+    to_free_.clear();
+  }
+  return true;
+}
+
 void Recorder::wait() { wait(submit(), UINT64_MAX); }
+
+void Recorder::free_later(const Memory &memory) { to_free_.push_back(memory); }
 
 }  // namespace seer::vulkan

@@ -66,7 +66,9 @@ public:
 
   uint64_t submit();                                    // what was recorded; returns a number for wait
   bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
-  void wait();                                          // for everything
+  void wait();                                          // for everything; then uploads are gone
+  // Frees device memory once all work recorded so far is done (by a wait()).
+  void free_later(const Memory &memory);
 
 private:
   struct Slot {  // a submission in the making, in flight, or free
@@ -93,7 +95,9 @@ private:
   void bind(Slot &slot, const Kernel &kernel, std::span<const Window> windows);
   void barrier(Slot &slot);
   bool retire(Slot &slot, uint64_t timeout_ns);
-  double budget() const;  // flops of a submission
+  bool wait_for(uint64_t submission, uint64_t timeout_ns);
+  void drain() { wait_for(submit(), UINT64_MAX); }  // waits, but uploads stay
+  double budget() const;                            // flops of a submission
   void make_slot(Slot &slot);
   HostBuffer &staging(bool read_back);
 
@@ -103,6 +107,7 @@ private:
   uint64_t next_id_ = 1, done_ = 0;
   bool pending_ = false;  // work before this point that later work may depend on
   Uploads uploads_;
+  std::vector<Memory> to_free_;
   HostBuffer absent_, staging_[2];
   double rate_ = 0;  // flops a second, measured; 0 = not yet
   std::chrono::steady_clock::time_point last_retired_;

@@ -40,7 +40,7 @@ PFN_vkGetInstanceProcAddr load_library() {
 
 PFN_vkGetInstanceProcAddr loader() {
   static const PFN_vkGetInstanceProcAddr get = load_library();
-  SEER_REQUIRE(get, Status::unsupported, "there is no Vulkan loader (libvulkan.so.1) on this machine");
+  SEER_REQUIRE(get, Status::unsupported, "backend vulkan: there is no Vulkan loader (libvulkan.so.1) on this machine");
   return get;
 }
 
@@ -90,14 +90,15 @@ void Instance::create() {
   const PFN_vkGetInstanceProcAddr proc_of = loader();
 #define SEER_VK_LOAD_GLOBAL(name)                                          \
   const auto name = reinterpret_cast<PFN_##name>(proc_of(nullptr, #name)); \
-  SEER_REQUIRE(name, Status::unsupported, "the Vulkan loader lacks " #name);
+  SEER_REQUIRE(name, Status::unsupported, "backend vulkan: the Vulkan loader lacks " #name);
   SEER_VK_GLOBAL_FUNCTIONS(SEER_VK_LOAD_GLOBAL)
   // Vulkan 1.0 loaders lack this one.
   const auto enumerate_version =
       reinterpret_cast<PFN_vkEnumerateInstanceVersion>(proc_of(nullptr, "vkEnumerateInstanceVersion"));
   uint32_t version = VK_API_VERSION_1_0;
   if (enumerate_version) enumerate_version(&version);
-  SEER_REQUIRE(version >= VK_API_VERSION_1_1, Status::unsupported, "the Vulkan loader is older than Vulkan 1.1");
+  SEER_REQUIRE(version >= VK_API_VERSION_1_1, Status::unsupported,
+               "backend vulkan: the Vulkan loader is older than Vulkan 1.1");
   api_version_ = std::min<uint32_t>(version, VK_API_VERSION_1_3);
 
   uint32_t count = 0;
@@ -125,7 +126,7 @@ void Instance::create() {
     vkEnumerateInstanceLayerProperties(&count, known.data());
     known.resize(count);
     SEER_REQUIRE(contains(known, &VkLayerProperties::layerName, layer), Status::unsupported,
-                 "SEER_VK_VALIDATE is set, but %s is not installed", layer);
+                 "backend vulkan: SEER_VK_VALIDATE is set, but %s is not installed", layer);
     layers.push_back(layer);
     extensions.push_back(VK_EXT_DEBUG_UTILS_EXTENSION_NAME);
     if (validation > 1) {
@@ -147,12 +148,12 @@ void Instance::create() {
   info.enabledExtensionCount = uint32_t(extensions.size());
   info.ppEnabledExtensionNames = extensions.data();
   const VkResult result = vkCreateInstance(&info, nullptr, &instance_);
-  SEER_REQUIRE(result == VK_SUCCESS, Status::unsupported, "Vulkan cannot be used: vkCreateInstance gives %s",
+  SEER_REQUIRE(result == VK_SUCCESS, Status::unsupported, "backend vulkan: vkCreateInstance gives %s",
                result_name(result));
 
 #define SEER_VK_LOAD_INSTANCE(name)                     \
   fn_.name = reinterpret_cast<PFN_##name>(proc(#name)); \
-  SEER_REQUIRE(fn_.name, Status::unsupported, "the Vulkan loader lacks " #name);
+  SEER_REQUIRE(fn_.name, Status::unsupported, "backend vulkan: the Vulkan loader lacks " #name);
   SEER_VK_INSTANCE_FUNCTIONS(SEER_VK_LOAD_INSTANCE)
 
   if (validation > 0) {
@@ -167,7 +168,7 @@ void Instance::create() {
     const auto create_messenger =
         reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(proc("vkCreateDebugUtilsMessengerEXT"));
     SEER_REQUIRE(create_messenger && create_messenger(instance_, &messenger, nullptr, &messenger_) == VK_SUCCESS,
-                 Status::unsupported, "the validation layer's messages cannot be had");
+                 Status::unsupported, "backend vulkan: the validation layer's messages cannot be had");
   }
 
   fn_.vkEnumeratePhysicalDevices(instance_, &count, nullptr);
@@ -195,7 +196,7 @@ DeviceFunctions Instance::load_device(VkDevice device) const {
 #define SEER_VK_LOAD_OPTIONAL(name) fn.name = reinterpret_cast<PFN_##name>(fn_.vkGetDeviceProcAddr(device, #name));
 #define SEER_VK_LOAD_DEVICE(name) \
   SEER_VK_LOAD_OPTIONAL(name)     \
-  SEER_REQUIRE(fn.name, Status::unsupported, "the Vulkan driver lacks " #name);
+  SEER_REQUIRE(fn.name, Status::unsupported, "backend vulkan: the driver lacks " #name);
   SEER_VK_DEVICE_FUNCTIONS(SEER_VK_LOAD_DEVICE)
   SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(SEER_VK_LOAD_OPTIONAL)
   return fn;
