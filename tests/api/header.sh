@@ -1,8 +1,9 @@
 #!/bin/sh
 # Compiles seerattn.h alone in every language standard that the compilers at hand know, with every warning that matters
-# to a public header: no hidden padding, no implicit conversion. Usage: header.sh INCLUDE_DIR
+# to a public header: no hidden padding, no implicit conversion. Then seerattn.hpp, with and without exceptions.
+# Usage: header.sh INCLUDE_DIR
 set -eu
-flags="-Wall -Wextra -pedantic -Wshadow -Wconversion -Wpadded -Werror -fsyntax-only -I$1"
+flags="-Wall -Wextra -pedantic -Wshadow -Wconversion -Werror -fsyntax-only -I$1"
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 structs="seer_device_info seer_allocator seer_context_params seer_load_params seer_gate_config seer_gate_weights
@@ -20,19 +21,36 @@ listed=$(echo $structs | wc -w)
 [ "$growable" = "$listed" ] || { echo "the header has $growable growable structs, this test lists $listed"; exit 1; }
 
 checked=0
-compile() { # COMPILER STANDARD FILE
+compile() { # COMPILER STANDARD FILE OPTIONS...
   command -v "$1" >/dev/null || return 0
+  compiler=$1 standard=$2
+  shift 2
   # shellcheck disable=SC2086
-  "$1" -std="$2" $flags "$3"
+  "$compiler" -std="$standard" $flags "$@"
   checked=$((checked + 1))
 }
 for standard in c99 c11 c17; do
-  compile gcc "$standard" "$directory/header.c"
-  compile clang "$standard" "$directory/header.c"
+  compile gcc "$standard" "$directory/header.c" -Wpadded
+  compile clang "$standard" "$directory/header.c" -Wpadded
 done
 for standard in c++98 c++11 c++14 c++17 c++20; do
-  compile g++ "$standard" "$directory/header.cpp"
-  compile clang++ "$standard" "$directory/header.cpp"
+  compile g++ "$standard" "$directory/header.cpp" -Wpadded
+  compile clang++ "$standard" "$directory/header.cpp" -Wpadded
 done
+
+# Members of templates are only compiled where they are used.
+cat > "$directory/used.cpp" <<'END'
+#include <seerattn/seerattn.hpp>
+using namespace seerattn;
+Result<Stats> run(const Context &c) { return c.try_run(Prefill{}, SubmitOptions{}); }
+Result<Ticket> submit(const Context &c) { return c.try_submit(Gate{}, {}); }
+Stats select(const Context &c) { return c.run(Select{}); }
+bool wait(const Context &c) { return c.submit(Attention{}).wait_for(std::chrono::hours(1)); }
+void write(const Buffer &b, std::span<const float> x) { b.write(x); }
+END
+compile g++ c++20 "$directory/used.cpp"
+compile g++ c++2b "$directory/used.cpp" -fno-exceptions
+compile clang++ c++20 "$directory/used.cpp" -fno-exceptions -fno-rtti
+compile clang++ c++2b "$directory/used.cpp"
 echo "$checked compilations"
-[ "$checked" -ge 8 ]
+[ "$checked" -ge 10 ]
