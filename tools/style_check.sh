@@ -23,7 +23,7 @@ forbid() {
   esac
 }
 
-forbid 'tab' '\t'
+forbid 'tab' '\t' ':!*.go' ':!*go.mod'  # gofmt's indentation
 forbid 'space at the end of a line' '[ \r]+$'
 forbid 'invisible or direction-changing character' \
   '[\x{00A0}\x{00AD}\x{200B}-\x{200F}\x{2028}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{206F}\x{FEFF}]'

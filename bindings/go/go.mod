@@ -1,0 +1,3 @@
+module example.com/seerattn
+
+go 1.22
