@@ -323,6 +323,9 @@ int32_t Model::index(int32_t layer) const {
 }
 
 Buffer::Buffer(std::shared_ptr<Context> context, uint64_t size) : context_(std::move(context)) {
+  // An allocator that rounds up, as libstdc++'s aligned operator new does, would wrap around and give a few bytes.
+  SEER_REQUIRE(size <= INT64_MAX, Status::out_of_memory, "size is %llu, more than any memory",
+               (unsigned long long)size);
   Device &device = context_->device();
   memory_ = device.fns->alloc(device, size);
 }

@@ -386,6 +386,7 @@ TEST_CASE("contexts, devices, buffers: bad arguments") {
   seer_buffer *buffer = nullptr;
   FAILS(SEER_ERROR_UNSUPPORTED, "flags", seer_buffer_create(good.get(), 8, 1, &buffer));
   FAILS(SEER_ERROR_OUT_OF_MEMORY, "bytes", seer_buffer_create(good.get(), uint64_t{1} << 60, 0, &buffer));
+  FAILS(SEER_ERROR_OUT_OF_MEMORY, "size is", seer_buffer_create(good.get(), UINT64_MAX, 0, &buffer));
   OK(seer_buffer_create(good.get(), 8, 0, &buffer));
   const Buffer keep(buffer);
   char bytes[16] = {};
