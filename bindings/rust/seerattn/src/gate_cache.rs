@@ -14,7 +14,7 @@ use std::ptr::{self, NonNull};
 ///
 /// One thread at a time: it may move to another thread but not be shared.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn shared<T: Sync>() {}
 /// shared::<seerattn::GateCache>();
 /// ```

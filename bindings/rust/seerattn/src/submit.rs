@@ -112,7 +112,7 @@ impl Context {
     ///
     /// Memory must outlive the scope, so what `body` makes itself cannot be used:
     ///
-    /// ```compile_fail,E0373
+    /// ```compile_fail,E0597
     /// # use seerattn::{Context, Model, Prefill, Result, TensorMut, TensorRef};
     /// fn dangling(ctx: &Context, model: &Model, data: &[f32]) -> Result<()> {
     ///     let shape = [1, 64, 1, 128];
