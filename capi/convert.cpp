@@ -106,14 +106,13 @@ Tensor tensor(const seer_tensor &in, const char *name, const Context &context, C
                  ull(size), ull(memory.size));
     if (size == 0) size = memory.size;
     base = memory.address;
-    t.handle = memory.handle;
     t.mem = backend == BackendKind::cuda ? Mem::cuda : backend == BackendKind::vulkan ? Mem::vulkan : Mem::host;
     pins.push_back(buffer);
   }
   SEER_REQUIRE(in.offset <= size || (t.mem == Mem::cuda && size == 0), Status::out_of_bounds,
                "%s.offset is %llu; its memory has %llu bytes", name, ull(in.offset), ull(size));
   t.size = size ? size - in.offset : 0;
-  if (t.mem == Mem::vulkan) {
+  if (in.mem == SEER_MEM_VULKAN) {
     t.offset = in.offset;
   } else if (base) {
     const auto address = reinterpret_cast<uintptr_t>(base);

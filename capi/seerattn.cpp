@@ -131,7 +131,8 @@ seer_status seer_buffer_address(const seer_buffer *buffer, void **address) {
     SEER_REQUIRE(address, Status::invalid_argument, "address is NULL");
     const auto object = get(buffer, "buffer");
     object->context().check_usable();
-    SEER_REQUIRE(object->memory().address, Status::unsupported, "buffers of this backend have no address");
+    SEER_REQUIRE(object->context().device().info.backend != BackendKind::vulkan, Status::unsupported,
+                 "buffers of backend vulkan have no address that others can use");
     *address = object->memory().address;
   });
 }

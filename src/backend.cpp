@@ -66,4 +66,13 @@ std::unique_ptr<Device> create_device(BackendKind kind, const DeviceParams &para
   return create_checked(cpu_backend(), params);
 }
 
+void complete(Device &device, void *stream) noexcept {
+  if (!device.fns->record) return;
+  try {
+    device.fns->fence_wait(device, device.fns->record(device, stream), UINT64_MAX);
+  } catch (const std::exception &error) {
+    device.log(LogLevel::warn, "waiting for backend %s: %s", device.fns->name, error.what());
+  }
+}
+
 }  // namespace seer

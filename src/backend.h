@@ -50,7 +50,8 @@ struct DeviceParams {
   Log log;
 };
 
-// Memory of a device. address is a host pointer (cpu), a device pointer (cuda) or null (vulkan, which uses handle).
+// Memory of a device. address is a host pointer (cpu), a device pointer (cuda), or a number that only the backend can
+// resolve (vulkan); arithmetic on it is that of pointers in every case.
 struct Memory {
   void *address = nullptr;
   uint64_t handle = 0;
@@ -122,6 +123,9 @@ const BackendFns &backend(BackendKind kind);  // throws on automatic and unknown
 // Creates a device: `automatic` takes the first backend that has one and works, logging why others did not. Checks the
 // table and the invariants of info and limits, so that a broken backend fails here and not in its first call.
 std::unique_ptr<Device> create_device(BackendKind kind, const DeviceParams &params);
+
+// Waits for all work so far. What it ends with (a lost device) is told to who waits next.
+void complete(Device &device, void *stream) noexcept;
 
 const BackendFns &cpu_backend();
 const BackendFns &cuda_backend();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "staging.h"
+
 #include "os.h"
 
 namespace seer {
@@ -150,13 +152,16 @@ uint64_t Context::submit(Job job, uint64_t units, SubmitOptions options) {
     exec.cancelled = [&] { return call->cancelled(); };
     exec.step = [&](uint64_t n) { call->step(n); };
     exec.stream = call->stream();
+    Device &device = *self->device_;
     try {
       exec.check_cancelled();
-      Device &device = *self->device_;
       job(*self->pipeline_, exec, stats);
       if (device.fns->record) device.fns->fence_wait(device, device.fns->record(device, exec.stream), Queue::kForever);
     } catch (const Error &error) {
-      if (error.status() == Status::device_lost) self->lost_.store(true, std::memory_order_relaxed);
+      if (error.status() == Status::device_lost)
+        self->lost_.store(true, std::memory_order_relaxed);
+      else
+        complete(device, exec.stream);  // the caller may free what the work that was recorded still uses
       throw;
     }
     call->finish();
@@ -195,8 +200,12 @@ uint64_t Context::prefill(const std::shared_ptr<const Model> &model, int32_t lay
   const uint64_t units = Pipeline::prefill_units(call->gate, call->attend);
   return submit_gated(
       call->gate, cache,
-      [call, model, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+      [this, call, model, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+        Staging staging(*device_, exec, call->gate.host);
+        staging.place(call->gate);
+        staging.place(call->attend);
         pipeline.prefill(exec, call->gate, call->attend, stats);
+        staging.finish();
       },
       units, std::move(options));
 }
@@ -211,8 +220,11 @@ uint64_t Context::gate(const std::shared_ptr<const Model> &model, int32_t layer,
   const uint64_t units = Pipeline::gate_units(*call);
   return submit_gated(
       *call, cache,
-      [call, model, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+      [this, call, model, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+        Staging staging(*device_, exec, call->host);
+        staging.place(*call);
         pipeline.gate(exec, *call, stats);
+        staging.finish();
       },
       units, std::move(options));
 }
@@ -244,17 +256,27 @@ uint64_t Context::submit_gated(const GateCall &call, const std::shared_ptr<Chunk
 uint64_t Context::select(const SelectDesc &desc, Pins pins, SubmitOptions options) {
   auto call = std::make_shared<SelectCall>(check_select(*device_, desc));
   const uint64_t units = Pipeline::select_units(*call);
-  return submit([call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec,
-                                               CallStats &stats) { pipeline.select(exec, *call, stats); },
-                units, std::move(options));
+  return submit(
+      [this, call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+        Staging staging(*device_, exec, call->host);
+        staging.place(*call);
+        pipeline.select(exec, *call, stats);
+        staging.finish();
+      },
+      units, std::move(options));
 }
 
 uint64_t Context::attention(const AttentionDesc &desc, Pins pins, SubmitOptions options) {
   auto call = std::make_shared<AttendCall>(check_attention(*device_, desc));
   const uint64_t units = Pipeline::attend_units(*call);
-  return submit([call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec,
-                                               CallStats &stats) { pipeline.attend(exec, *call, stats); },
-                units, std::move(options));
+  return submit(
+      [this, call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
+        Staging staging(*device_, exec, call->host);
+        staging.place(*call);
+        pipeline.attend(exec, *call, stats);
+        staging.finish();
+      },
+      units, std::move(options));
 }
 
 uint64_t Context::prefill_workspace(const Model &model, const PrefillDesc &desc, ChunkCache *cache) const {

@@ -160,6 +160,12 @@ struct Pipeline::Impl {
             .stride_row = plan.mask_row_words};
   }
 
+  // All work so far is done, so that what follows can be timed. A stage's outcome that comes late is thrown here.
+  void wait(const Exec &exec) {
+    const BackendFns &fns = *device.fns;
+    if (fns.record) fns.fence_wait(device, fns.record(device, exec.stream), UINT64_MAX);
+  }
+
   void read_stats(const Plan &plan, CallStats &stats) {
     device.fns->read(device, workspace, plan.stats.offset, &stats.select, sizeof stats.select);
   }
@@ -368,9 +374,11 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   Impl::each_rope_group(sequences, by_length, [&](std::span<const Sequence> group) {
     const auto begin = Clock::now();
     impl.run_gate(exec, gate, group, plan, &mask, copies ? &attend : nullptr, &q, &k);
+    impl.wait(exec);
     stats.gate_ns += ns_since(begin);
     const auto middle = Clock::now();
     impl.run_attend(exec, attend, group, block, plan, mask, q, k, problem.rotate && !copies);
+    impl.wait(exec);
     stats.attend_ns += ns_since(middle);
   });
   if (gate.mask_bytes.bytes)
@@ -458,6 +466,7 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
     }
     impl.run_attend(exec, call, group, call.block, plan, mask, q, k, problem.rotate && !copies);
   });
+  impl.wait(exec);
   stats.device_ns = stats.attend_ns = ns_since(start);
 }
 

@@ -8,6 +8,7 @@
 #include "gate.h"
 #include "plan.h"
 #include "rope.h"
+#include "tensor.h"
 
 namespace seer {
 
@@ -41,6 +42,21 @@ private:
   std::vector<std::vector<int64_t>> blocks_;  // [layer][sequence]
 };
 
+enum class TensorRole { q, k, v, out, lse, scores, mask };
+
+// A tensor of a call that is in host memory, where the device's is another (staging.h).
+struct HostTensor {
+  TensorRole role = TensorRole::q;
+  Tensor tensor;
+  bool output = false;
+
+  struct Ref {
+    TensorRole role;
+    const Tensor *tensor;
+    bool output;
+  };
+};
+
 struct GateCall {
   const GateConfig *config = nullptr;
   const LayerGate *weights = nullptr;  // device memory
@@ -54,7 +70,8 @@ struct GateCall {
   SelectRule rule;                 // method not model
   RopeConfig rope;                 // of the gate; kind none = no rotation
   GateCache *cache = nullptr;
-  int32_t cache_layer = 0;  // index into the cache
+  int32_t cache_layer = 0;       // index into the cache
+  std::vector<HostTensor> host;  // of a prefill, its attention's too. Not looked at by the pipeline
 };
 
 struct AttendCall {
@@ -66,6 +83,7 @@ struct AttendCall {
   ByteMaskView mask_bytes;
   double scale = 0;  // set, not 0
   RopeConfig rope;   // kind none = no rotation
+  std::vector<HostTensor> host;
 };
 
 struct SelectCall {
@@ -75,6 +93,7 @@ struct SelectCall {
   BlockMaskView mask;
   ByteMaskView mask_bytes;
   SelectRule rule;
+  std::vector<HostTensor> host;
 };
 
 struct CallStats {

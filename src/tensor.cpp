@@ -55,9 +55,9 @@ bool may_overlap(const Tensor &a, const Tensor &b) {
   if (!a.present() || a.mem != b.mem) return false;
   const auto a_bytes = static_cast<uint64_t>(a.extent_bytes()), b_bytes = static_cast<uint64_t>(b.extent_bytes());
   if (a_bytes == 0 || b_bytes == 0) return false;
-  if (a.mem == Mem::vulkan && a.handle != b.handle) return false;
-  const uint64_t a_first = a.mem == Mem::vulkan ? a.offset : reinterpret_cast<uintptr_t>(a.data);
-  const uint64_t b_first = b.mem == Mem::vulkan ? b.offset : reinterpret_cast<uintptr_t>(b.data);
+  if (a.handle != b.handle) return false;
+  const uint64_t a_first = a.handle ? a.offset : reinterpret_cast<uintptr_t>(a.data);
+  const uint64_t b_first = b.handle ? b.offset : reinterpret_cast<uintptr_t>(b.data);
   return a_first <= b_first ? b_first - a_first < a_bytes : a_first - b_first < b_bytes;
 }
 

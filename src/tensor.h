@@ -13,9 +13,9 @@ struct Tensor {
   Mem mem = Mem::none;
   DType dtype = DType::none;
   int ndim = 0;
-  void *data = nullptr;  // host, cuda: address of the first element (offset already added)
-  uint64_t handle = 0;   // vulkan: VkBuffer
-  uint64_t offset = 0;   // vulkan: bytes to the first element
+  void *data = nullptr;  // address of the first element (offset already added); null if handle is set
+  uint64_t handle = 0;   // vulkan: VkBuffer, of memory that is not the library's
+  uint64_t offset = 0;   // with handle: bytes to the first element
   uint64_t size = 0;     // bytes reachable from the first element; 0 = unknown (cuda)
   int64_t shape[4] = {};
   int64_t stride[4] = {};  // elements

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "checked.h"
+#include "views.h"
 
 namespace seer {
 namespace {
@@ -92,12 +93,15 @@ private:
   }
 
   void memory(const Tensor &t, const char *name) const {
-    SEER_REQUIRE(t.mem == expected_, Status::memory_kind, "%s.mem is %d; this call on backend %s takes %d, and buffers",
-                 name, int(t.mem), device_.fns->name, int(expected_));
+    SEER_REQUIRE(t.mem == expected_ || t.mem == Mem::host, Status::memory_kind,
+                 "%s.mem is %d; this call on backend %s takes host memory (1)%s, and buffers", name, int(t.mem),
+                 device_.fns->name, expected_ == Mem::cuda ? ", device memory (2)" : "");
     const auto bytes = static_cast<uint64_t>(t.extent_bytes());
     if (bytes == 0) return;
-    if (t.mem == Mem::vulkan) {
+    if (t.mem == Mem::vulkan && !t.data) {
       SEER_REQUIRE(t.handle, Status::invalid_argument, "%s.vk_buffer is 0", name);
+      fail(Status::unsupported, "%s is a VkBuffer, but the context made a VkDevice of its own, which cannot use it",
+           name);
     } else {
       const auto address = reinterpret_cast<uintptr_t>(t.data);
       SEER_REQUIRE(address, Status::invalid_argument, "%s.data is NULL", name);
@@ -120,59 +124,6 @@ void expect_shape(const Tensor &t, const char *name, const char *meaning, std::i
   SEER_REQUIRE(std::equal(expected.begin(), expected.end(), t.shape), Status::shape,
                "%s has shape %s; expected %s = %s", name, list_text(t.shape, t.ndim).c_str(), meaning,
                list_text(expected.begin(), int(expected.size())).c_str());
-}
-
-// Views of checked tensors. A packed tensor lacks the batch dimension.
-TokenView token_view(const Tensor &t) {
-  const int d = t.ndim - 3;  // index of the token dimension
-  return {.data = t.data,
-          .handle = t.handle,
-          .offset = t.offset,
-          .dtype = t.dtype,
-          .heads = t.shape[d + 1],
-          .dim = t.shape[d + 2],
-          .stride_batch = d ? t.stride[0] : 0,
-          .stride_token = t.stride[d],
-          .stride_head = t.stride[d + 1]};
-}
-
-FloatView lse_view(const Tensor &t) {
-  const int d = t.ndim - 2;
-  return {.data = static_cast<float *>(t.data),
-          .handle = t.handle,
-          .offset = t.offset,
-          .stride_batch = d ? t.stride[0] : 0,
-          .stride_head = t.stride[d],
-          .stride_token = 1};
-}
-
-FloatView scores_view(const Tensor &t) {
-  const int d = t.ndim - 3;
-  return {.data = static_cast<float *>(t.data),
-          .handle = t.handle,
-          .offset = t.offset,
-          .stride_batch = d ? t.stride[0] : 0,
-          .stride_head = t.stride[d],
-          .stride_token = t.stride[d + 1]};
-}
-
-void set_mask(const Tensor &t, BlockMaskView &bits, ByteMaskView &bytes) {
-  if (!t.present()) return;
-  const int d = t.ndim - 3;
-  const int64_t batch = d ? t.stride[0] : 0;
-  if (t.dtype == DType::b32)
-    bits = {.words = static_cast<uint32_t *>(t.data),
-            .handle = t.handle,
-            .offset = t.offset,
-            .stride_batch = batch,
-            .stride_head = t.stride[d],
-            .stride_row = t.stride[d + 1]};
-  else
-    bytes = {.bytes = static_cast<uint8_t *>(t.data),
-             .stride_batch = batch,
-             .stride_head = t.stride[d],
-             .stride_row = t.stride[d + 1],
-             .cols = t.shape[d + 2]};
 }
 
 // The token layout of a call: its sequences and what follows from them.
@@ -336,6 +287,14 @@ void check_mask(const TensorCheck &check, Tensor &t, const Tokens &tokens, int64
     expect_shape(t, "mask", bits ? "[B, Hq, nQ, W]" : "[B, Hq, nQ, nK]", {tokens.batch, heads, tokens.rows, width});
 }
 
+// The tensors that need a copy on the device. Absent and empty ones do not.
+void list_host(const Device &device, std::initializer_list<HostTensor::Ref> all, std::vector<HostTensor> &host) {
+  if (device.info.backend == BackendKind::cpu) return;
+  for (const HostTensor::Ref &ref : all)
+    if (ref.tensor->mem == Mem::host && ref.tensor->extent_bytes() > 0)
+      host.push_back({.role = ref.role, .tensor = *ref.tensor, .output = ref.output});
+}
+
 double softmax_scale(double wanted, int64_t dim) {
   SEER_REQUIRE(wanted >= 0 && std::isfinite(wanted), Status::invalid_argument,
                "softmax_scale is %g; expected a positive number, or 0 for 1/sqrt(D)", wanted);
@@ -396,6 +355,15 @@ PrefillCall prefill_call(const Device &device, const GateConfig &config, Prefill
   call.attend.out = token_view(d.out);
   if (d.lse.present()) call.attend.lse = lse_view(d.lse);
   if (d.scores.present()) call.gate.scores = scores_view(d.scores);
+  list_host(device,
+            {{TensorRole::q, &d.q, false},
+             {TensorRole::k, &d.k, false},
+             {TensorRole::v, &d.v, false},
+             {TensorRole::out, &d.out, true},
+             {TensorRole::lse, &d.lse, true},
+             {TensorRole::scores, &d.scores, true},
+             {TensorRole::mask, &d.mask, true}},
+            call.gate.host);
   call.gate.scores_cols = tokens.cols;
   call.gate.scores_are_logits = ranks_logits(call.gate.rule.method);
   set_mask(d.mask, call.gate.mask, call.gate.mask_bytes);
@@ -436,6 +404,12 @@ GateCall check_gate(const Device &device, const GateConfig &config, GateDesc d, 
   call.q = token_view(d.q);
   call.k = token_view(d.k);
   if (d.scores.present()) call.scores = scores_view(d.scores);
+  list_host(device,
+            {{TensorRole::q, &d.q, false},
+             {TensorRole::k, &d.k, false},
+             {TensorRole::scores, &d.scores, true},
+             {TensorRole::mask, &d.mask, true}},
+            call.host);
   call.scores_cols = tokens.cols;
   call.scores_are_logits = d.logits || ranks_logits(call.rule.method);
   set_mask(d.mask, call.mask, call.mask_bytes);
@@ -473,6 +447,7 @@ SelectCall check_select(const Device &device, SelectDesc d) {
   call.rule = select_rule(d.select, nullptr);
   call.scores = scores_view(d.scores);
   set_mask(d.mask, call.mask, call.mask_bytes);
+  list_host(device, {{TensorRole::scores, &d.scores, false}, {TensorRole::mask, &d.mask, true}}, call.host);
   make_sequences(tokens, q_len, k_len, d.total_len, false);
   call.sequences = std::move(tokens.sequences);
   return call;
@@ -500,6 +475,14 @@ AttendCall check_attention(const Device &device, AttentionDesc d) {
   call.out = token_view(d.out);
   if (d.lse.present()) call.lse = lse_view(d.lse);
   set_mask(d.mask, call.mask, call.mask_bytes);
+  list_host(device,
+            {{TensorRole::q, &d.q, false},
+             {TensorRole::k, &d.k, false},
+             {TensorRole::v, &d.v, false},
+             {TensorRole::out, &d.out, true},
+             {TensorRole::lse, &d.lse, true},
+             {TensorRole::mask, &d.mask, false}},
+            call.host);
   make_sequences(tokens, d.q.shape[t], d.k.shape[t], 0, false);
   call.sequences = std::move(tokens.sequences);
   return call;
