@@ -98,10 +98,19 @@ func TestProgressPanics(t *testing.T) {
 		f()
 		return nil
 	}
-	args := light()
-	args.Progress = func(uint64, uint64) { panic("mine") }
+	var finished atomic.Bool
+	args := heavy()
+	args.Progress = func(done, total uint64) {
+		if done == total {
+			finished.Store(true)
+		}
+		panic("mine")
+	}
 	if value := caught(func() { _, _ = dev.Attention(background, args) }); value != "mine" {
 		t.Errorf("the call panicked with %v", value)
+	}
+	if finished.Load() {
+		t.Error("the work went on to its end")
 	}
 	ticket, err := dev.StartAttention(background, args)
 	check(t, err)

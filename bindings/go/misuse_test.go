@@ -149,6 +149,11 @@ func TestBadTensors(t *testing.T) {
 		{seerattn.ErrOutOfBounds, "k reaches over", func(a *seerattn.AttentionArgs) {
 			a.K = f32(128*64, 1, 128, 1, 64).Strided(128*64, 65, 64, 1)
 		}},
+		{seerattn.ErrOutOfBounds, "q reaches over 65536 bytes from its first element; its memory has 65532",
+			func(a *seerattn.AttentionArgs) { a.Q = f32(3*128*2*64-1, 1, 3*128, 2, 64).Slice(1, 256, 384) }},
+		{seerattn.ErrOutOfBounds, "q.offset is 131072; its memory has 4", func(a *seerattn.AttentionArgs) {
+			a.Q = f32(1, 1, 3*128, 2, 64).Slice(1, 256, 384)
+		}},
 		{seerattn.ErrOutOfBounds, "q: a slice from 100 to 200 of 128", func(a *seerattn.AttentionArgs) { a.Q = a.Q.Slice(1, 100, 200) }},
 		{seerattn.ErrOutOfBounds, "out: a tensor of shape", func(a *seerattn.AttentionArgs) {
 			a.Out = seerattn.NewTensor(seerattn.F32, 1<<31-1, 1<<31-1, 1<<31-1, 1<<31-1)

@@ -2,12 +2,14 @@ package seerattn_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"testing"
 
 	"example.com/seerattn"
+	"example.com/seerattn/internal/layout"
 )
 
 func prefill(t *testing.T, dev *seerattn.Context, model *seerattn.Model, c *golden) []byte {
@@ -81,6 +83,68 @@ func TestLoadParts(t *testing.T) {
 	}
 	_, err = dev.Prefill(background, part, c.Layer-1, &seerattn.PrefillArgs{Q: c.q, K: c.k, V: c.v, Out: c.q})
 	expectError(t, err, seerattn.ErrInvalidArgument, "layer")
+}
+
+// A tensor-parallel rank loads its KV heads and the query heads that read them.
+func TestLoadShare(t *testing.T) {
+	dev := open(t, seerattn.Options{})
+	c := loadGolden(t, goldenDir(t, "double-gate"))
+	whole := prefill(t, dev, loadDir(t, dev, c.dir), c)
+	rank, err := dev.LoadDir(background, c.dir, seerattn.LoadOptions{FirstKVHead: 1, KVHeadCount: 1})
+	check(t, err)
+	defer rank.Close()
+	config, err := rank.Config()
+	check(t, err)
+	if config.KVHeads != 1 || config.QHeads != c.heads/2 {
+		t.Fatalf("%+v", config)
+	}
+	// The other rank's half of out stays as it is.
+	out := seerattn.NewTensor(seerattn.BF16, c.q.Shape()...)
+	copy(out.Bytes(), whole)
+	half := out.Slice(2, c.heads/2, c.heads)
+	_, err = dev.Prefill(background, rank, c.Layer, &seerattn.PrefillArgs{
+		Q: c.q.Slice(2, c.heads/2, c.heads), K: c.k.Slice(2, 1, 2), V: c.v.Slice(2, 1, 2), Out: half,
+	})
+	check(t, err)
+	if !bytes.Equal(out.Bytes(), whole) {
+		t.Error("the rank computed something else")
+	}
+}
+
+// Masks of bytes, scores, and the reference kernels say the same as masks of bits and the fast kernels.
+func TestOptionalOutputs(t *testing.T) {
+	c := loadGolden(t, goldenDir(t, "llama-threshold"))
+	words := (c.nBlocks + 31) / 32
+	bits := make([]uint32, c.batch*c.heads*c.nBlocks*words)
+	for _, reference := range []bool{false, true} {
+		dev := open(t, seerattn.Options{Backend: seerattn.BackendCPU, Reference: reference})
+		model := loadDir(t, dev, c.dir)
+		octets := make([]uint8, c.batch*c.heads*c.nBlocks*c.nBlocks)
+		scores := make([]float32, len(octets))
+		args := &seerattn.PrefillArgs{
+			Q: c.q, K: c.k, V: c.v, Out: seerattn.NewTensor(seerattn.BF16, c.q.Shape()...),
+			Scores: seerattn.TensorOf(scores, c.batch, c.heads, c.nBlocks, c.nBlocks),
+			Mask:   seerattn.TensorOf(octets, c.batch, c.heads, c.nBlocks, c.nBlocks),
+			Select: seerattn.SelectSpec{Method: seerattn.SelectThreshold, Threshold: 0.05, LastDenseRows: -1, KeepFirst: true},
+		}
+		stats, err := dev.Prefill(background, model, c.Layer, args)
+		check(t, err)
+		args.Mask = seerattn.TensorOf(bits, c.batch, c.heads, c.nBlocks, words)
+		again, err := dev.Prefill(background, model, c.Layer, args)
+		check(t, err)
+		if again.BlocksKept != stats.BlocksKept || stats.Density() <= 0 || stats.Density() >= 1 {
+			t.Errorf("%+v and %+v", stats, again)
+		}
+		for i, kept := range octets {
+			row, j := i/c.nBlocks, i%c.nBlocks
+			if kept != uint8(bits[row*words+j/32]>>(j%32)&1) {
+				t.Fatalf("reference %v: block %d of row %d differs", reference, j, row)
+			}
+			if want := j == 0 || scores[i] > 0.05; want != (kept != 0) {
+				t.Fatalf("reference %v: block %d of row %d, of score %g, kept %d", reference, j, row, scores[i], kept)
+			}
+		}
+	}
 }
 
 // Chunks with a cache give what one call gives.
@@ -187,7 +251,9 @@ func TestDevices(t *testing.T) {
 	if info.Backend.String() != "cpu" || !reflect.DeepEqual(info.DTypes, []seerattn.DType{seerattn.F32, seerattn.F16, seerattn.BF16}) {
 		t.Errorf("%+v", info)
 	}
-	if version := seerattn.Version(); version != "0.1.0" {
-		t.Errorf("version %s", version)
+	c := layout.Constants
+	want := fmt.Sprintf("%d.%d.%d", c["SEER_VERSION_MAJOR"], c["SEER_VERSION_MINOR"], c["SEER_VERSION_PATCH"])
+	if version := seerattn.Version(); version != want {
+		t.Errorf("the library is %s, the header %s", version, want)
 	}
 }
