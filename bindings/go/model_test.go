@@ -118,6 +118,9 @@ func TestOptionalOutputs(t *testing.T) {
 	bits := make([]uint32, c.batch*c.heads*c.nBlocks*words)
 	for _, reference := range []bool{false, true} {
 		dev := open(t, seerattn.Options{Backend: seerattn.BackendCPU, Reference: reference})
+		if info, err := dev.Info(); err != nil || (info.Detail == "reference kernels") != reference {
+			t.Errorf("reference %v: %+v, %v", reference, info, err)
+		}
 		model := loadDir(t, dev, c.dir)
 		octets := make([]uint8, c.batch*c.heads*c.nBlocks*c.nBlocks)
 		scores := make([]float32, len(octets))
