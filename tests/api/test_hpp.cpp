@@ -276,17 +276,19 @@ TEST_CASE("C++: tickets wait, poll, call back and give statistics; a destroyed o
   }
   std::fill(x.out.begin(), x.out.end(), 0.0f);
   {
-    // Detached: the callback's state lives on without the ticket.
-    auto held = std::make_shared<Held>();
-    {
-      sa::SubmitOptions options = held->options();
-      options.progress = [held, inner = options.progress](std::uint64_t a, std::uint64_t b) { return inner(a, b); };
-      CHECK(context.submit(x.attention(), options).detach() > 0);
-    }
-    held->open.set_value();
+    // Detached: what the callback holds lives on without the ticket, until the work is done.
+    Held held;
+    const sa::Ticket first = context.submit(y.attention(), held.options());
+    auto token = std::make_shared<int>(0);
+    const std::weak_ptr<int> weak = token;
+    sa::SubmitOptions owning{
+        .progress = [token = std::exchange(token, nullptr)](auto, auto) { return token != nullptr; }};
+    CHECK(context.submit(x.attention(), owning).detach() > 0);
+    owning = {};
+    CHECK(!weak.expired());
+    held.open.set_value();
     context.wait_all();
     CHECK(x.out == y.out);
-    const std::weak_ptr<Held> weak = std::exchange(held, nullptr);
     for (int i = 0; i < 1000 && !weak.expired(); i++) std::this_thread::sleep_for(milliseconds(1));
     CHECK(weak.expired());
   }
