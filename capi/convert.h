@@ -3,6 +3,7 @@
 #pragma once
 #include <cstring>
 
+#include "first_sizes.h"
 #include "handles.h"
 #include "validate.h"
 
@@ -15,13 +16,14 @@ void check_struct_size(uint32_t size, uint32_t first_size, const char *name);
 // Throws if a caller newer than this library set a field that it does not know.
 void check_unknown_tail(const void *in, uint32_t size, uint32_t known, const char *name);
 
-// A growable input struct, whatever version the caller was compiled with. first_size: its size in the first version.
+// A growable input struct, whatever version the caller was compiled with.
 template <class T>
-T read_struct(const T *in, const char *name, uint32_t first_size = sizeof(T)) {
+T read_struct(const T *in, const char *name) {
+  static_assert(kFirstSize<T> >= 8 && kFirstSize<T> <= sizeof(T));
   SEER_REQUIRE(in, Status::invalid_argument, "%s is NULL", name);
   uint32_t size;
   std::memcpy(&size, in, sizeof size);
-  check_struct_size(size, first_size, name);
+  check_struct_size(size, kFirstSize<T>, name);
   check_unknown_tail(in, size, sizeof(T), name);
   T value = {};
   std::memcpy(&value, in, size < sizeof(T) ? size : sizeof(T));
@@ -30,11 +32,12 @@ T read_struct(const T *in, const char *name, uint32_t first_size = sizeof(T)) {
 
 // A growable output struct: prepare before anything is done, write at the end.
 template <class T>
-void prepare_struct(const T *out, const char *name, uint32_t first_size = sizeof(T)) {
+void prepare_struct(const T *out, const char *name) {
+  static_assert(kFirstSize<T> >= 8 && kFirstSize<T> <= sizeof(T));
   SEER_REQUIRE(out, Status::invalid_argument, "%s is NULL", name);
   uint32_t size;
   std::memcpy(&size, out, sizeof size);
-  check_struct_size(size, first_size, name);
+  check_struct_size(size, kFirstSize<T>, name);
 }
 template <class T>
 void write_struct(T *out, T value) {

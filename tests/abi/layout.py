@@ -7,6 +7,7 @@ layout.py check NOW GOLDEN [RELEASED]
                                   growable structs may have got fields at their end, frozen ones are the same, no
                                   constant has another value, no call another prototype, and nothing is gone
 layout.py functions HEADER        prints the names of the calls, one a line
+layout.py next HEADER             prints the header as a next version might be: a field more in each growable struct
 
 The header is parsed here, but every number comes from the compiler that builds the library. Nothing needs clang.
 """
@@ -282,8 +283,17 @@ def functions(path):
     print("\n".join(parse(path)["functions"]))
 
 
+def next_version(path):
+    text = open(path, encoding="utf-8").read()
+    for name, fields in parse(path)["structs"].items():
+        if fields[0][0] == "struct_size":
+            text = text.replace(f"}} {name};", f"  uint64_t next;\n}} {name};")
+    minor = re.search(r"#define SEER_VERSION_MINOR (\d+)", text)
+    print(text.replace(minor.group(0), f"#define SEER_VERSION_MINOR {int(minor.group(1)) + 1}"))
+
+
 if __name__ == "__main__":
-    commands = {("probe", 1): probe, ("functions", 1): functions, ("check", 2): check, ("check", 3): check}
+    commands = {("probe", 1): probe, ("next", 1): next_version, ("functions", 1): functions, ("check", 2): check, ("check", 3): check}
     command = commands.get((sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv) - 2))
     if command is None:
         sys.exit(__doc__)
