@@ -60,7 +60,10 @@ void unpack_mask(Device &device, Exec &exec, const MaskBytesArgs &args) { vulkan
 
 uint64_t record(Device &device, void *) { return vk(device).recorder->submit(); }
 bool fence_wait(Device &device, uint64_t fence, uint64_t timeout_ns) {
-  return vk(device).recorder->wait(fence, timeout_ns);
+  vulkan::Recorder &recorder = *vk(device).recorder;
+  if (!recorder.wait(fence, timeout_ns)) return false;
+  recorder.recycle();
+  return true;
 }
 
 std::unique_ptr<Device> create(const DeviceParams &params);
@@ -94,8 +97,10 @@ std::unique_ptr<Device> create(const DeviceParams &params) {
   SEER_REQUIRE(!all.empty(), Status::unsupported, "backend vulkan: no driver offers a Vulkan 1.1 device");
   SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,
                "device is %d; backend vulkan has %zu", params.ordinal, all.size());
-  auto device = vulkan::open_device(std::move(instance), all[size_t(params.ordinal)], params.log);
+  auto device =
+      std::make_unique<VulkanDevice>(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log));
   device->fns = &kFns;
+  device->log = params.log;
   device->info.ordinal = params.ordinal;
   return device;
 }

@@ -14,12 +14,14 @@ namespace seer::vulkan {
 struct CoopShape {
   uint32_t m = 0, n = 0, k = 0;
   bool bf16 = false;  // A and B; else f16
+  bool operator==(const CoopShape &) const = default;
 };
 // Granularity of flexible dimensions (NV_cooperative_matrix2), f32 C.
 struct CoopFlexible {
   uint32_t m = 0, n = 0, k = 0;
   bool bf16 = false, workgroup = false;  // scope
   uint32_t invocations = 0;              // of the workgroup, at workgroup scope
+  bool operator==(const CoopFlexible &) const = default;
 };
 
 struct Caps {
@@ -67,6 +69,8 @@ struct Caps {
   // How work is cut.
   double submit_ms = 50;     // what one submission may take
   uint32_t chunk_items = 0;  // > 0: that many items a dispatch, one dispatch a submission
+
+  bool operator==(const Caps &) const = default;
 };
 
 // What the driver says, before any override. `extensions` gets the names the device offers.

@@ -143,25 +143,30 @@ VkDevice make_device(const Instance &instance, VkPhysicalDevice physical, const 
 
 }  // namespace
 
-void VulkanDevice::check(VkResult result, const char *what) {
+void Gpu::check(VkResult result, const char *what) {
   switch (result) {
     case VK_SUCCESS: return;
     case VK_ERROR_DEVICE_LOST:
       lost = true;
-      fail(Status::device_lost, "the Vulkan device %s was lost (%s)", info.name.c_str(), what);
+      fail(Status::device_lost, "the Vulkan device %s was lost (%s)", caps.name.c_str(), what);
     case VK_ERROR_OUT_OF_HOST_MEMORY: fail(Status::out_of_memory, "host memory is exhausted (%s)", what);
     case VK_ERROR_OUT_OF_DEVICE_MEMORY: fail(Status::device_out_of_memory, "device memory is exhausted (%s)", what);
     default: fail(Status::internal, "%s gives %s", what, result_name(result));
   }
 }
 
-VulkanDevice::~VulkanDevice() {
+Gpu::~Gpu() {
   if (!handle) return;
-  recorder.reset();
   if (pipelines) pipelines->save_cache();
   pipelines.reset();
   memory.reset();
   fn.vkDestroyDevice(handle, nullptr);
+}
+
+VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
+    : gpu(std::move(opened)), caps(gpu->caps), memory(gpu->memory.get()), recorder(std::make_unique<Recorder>(*gpu)) {
+  info = describe(caps);
+  limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
 }
 
 std::vector<Candidate> candidates(const Instance &instance) {
@@ -191,31 +196,46 @@ std::vector<Candidate> candidates(const Instance &instance) {
   return all;
 }
 
-std::unique_ptr<VulkanDevice> open_device(std::shared_ptr<Instance> instance, const Candidate &candidate,
-                                          const Log &log) {
+namespace {
+
+std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log) {
   const Caps &caps = candidate.caps;
   if (const std::string why = refusal(caps); !why.empty())
     fail(Status::unsupported, "%s cannot be used: %s", caps.name.c_str(), why.c_str());
-  auto device = std::make_unique<VulkanDevice>();
-  device->instance = std::move(instance);
-  device->physical = candidate.physical;
-  device->caps = caps;
-  device->log = log;
-  device->info = describe(caps);
-  device->queue_family = pick_queue_family(*device->instance, candidate.physical);
-  device->handle = make_device(*device->instance, candidate.physical, caps, device->queue_family, candidate.extensions);
-  device->fn.vkDestroyDevice = reinterpret_cast<PFN_vkDestroyDevice>(
-      device->instance->fn().vkGetDeviceProcAddr(device->handle, "vkDestroyDevice"));
-  device->fn = device->instance->load_device(device->handle);
-  device->instance->fn().vkGetPhysicalDeviceMemoryProperties(candidate.physical, &device->memory_properties);
-  device->fn.vkGetDeviceQueue(device->handle, device->queue_family, 0, &device->queue);
-  device->memory = std::make_unique<MemoryMap>(*device);
-  device->pipelines = std::make_unique<Pipelines>(*device);
-  device->pipelines->load_cache(cache_path(caps));
-  device->recorder = std::make_unique<Recorder>(*device);
-  device->rope = std::make_unique<RopeBuffers>(*device);
-  device->limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
-  return device;
+  auto gpu = std::make_shared<Gpu>();
+  gpu->instance = std::move(instance);
+  gpu->physical = candidate.physical;
+  gpu->caps = caps;
+  gpu->queue_family = pick_queue_family(*gpu->instance, candidate.physical);
+  gpu->handle = make_device(*gpu->instance, candidate.physical, caps, gpu->queue_family, candidate.extensions);
+  const InstanceFunctions &fn = gpu->instance->fn();
+  gpu->fn.vkDestroyDevice =
+      reinterpret_cast<PFN_vkDestroyDevice>(fn.vkGetDeviceProcAddr(gpu->handle, "vkDestroyDevice"));
+  gpu->fn = gpu->instance->load_device(gpu->handle);
+  fn.vkGetPhysicalDeviceMemoryProperties(candidate.physical, &gpu->memory_properties);
+  gpu->fn.vkGetDeviceQueue(gpu->handle, gpu->queue_family, 0, &gpu->queue);
+  gpu->memory = std::make_unique<MemoryMap>(*gpu);
+  gpu->pipelines = std::make_unique<Pipelines>(*gpu);
+  gpu->pipelines->load_cache(cache_path(caps), log);
+  return gpu;
+}
+
+}  // namespace
+
+std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log) {
+  static std::mutex mutex;
+  static std::vector<std::weak_ptr<Gpu>> opened;
+  std::lock_guard lock(mutex);
+  std::erase_if(opened, [](const std::weak_ptr<Gpu> &gpu) { return gpu.expired(); });
+  for (const std::weak_ptr<Gpu> &weak : opened) {
+    const auto gpu = weak.lock();
+    if (gpu && gpu->instance == instance && gpu->physical == candidate.physical && gpu->caps == candidate.caps &&
+        !gpu->lost)
+      return gpu;
+  }
+  auto gpu = make_gpu(std::move(instance), candidate, log);
+  opened.push_back(gpu);
+  return gpu;
 }
 
 DeviceInfo describe(const Caps &caps) {

@@ -1,6 +1,8 @@
 // A Vulkan device in use.
 #pragma once
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "../backend.h"
@@ -8,11 +10,11 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "pipelines.h"
-#include "rope.h"
 
 namespace seer::vulkan {
 
-struct VulkanDevice : Device {
+// A physical device opened: what all contexts on it share, so that models and buffers serve each of them. Thread-safe.
+struct Gpu {
   std::shared_ptr<Instance> instance;
   VkPhysicalDevice physical = VK_NULL_HANDLE;
   VkDevice handle = VK_NULL_HANDLE;
@@ -21,16 +23,30 @@ struct VulkanDevice : Device {
   VkPhysicalDeviceMemoryProperties memory_properties = {};
   uint32_t queue_family = 0;
   VkQueue queue = VK_NULL_HANDLE;
+  std::mutex queue_mutex;  // held while it is submitted to
   std::unique_ptr<MemoryMap> memory;
   std::unique_ptr<Pipelines> pipelines;
-  std::unique_ptr<Recorder> recorder;
-  std::unique_ptr<RopeBuffers> rope;
   std::atomic<bool> lost{false};
 
-  ~VulkanDevice() override;
-  const Kernel &kernel(const KernelKey &key) { return pipelines->get(key); }
+  Gpu() = default;
+  ~Gpu();
+  Gpu(const Gpu &) = delete;
+  Gpu &operator=(const Gpu &) = delete;
   // Throws device_lost, device_out_of_memory, out_of_memory or internal unless ok. `what` names the call.
   void check(VkResult result, const char *what);
+};
+
+// A context's share of it: what it records, one call at a time.
+struct VulkanDevice : Device {
+  explicit VulkanDevice(std::shared_ptr<Gpu> opened);
+
+  const std::shared_ptr<Gpu> gpu;
+  const Caps &caps;
+  MemoryMap *const memory;
+  std::unique_ptr<Recorder> recorder;
+
+  const Kernel &kernel(const KernelKey &key) { return gpu->pipelines->get(key); }
+  void check(VkResult result, const char *what) { gpu->check(result, what); }
 };
 
 // A physical device with what it can do, overrides applied.
@@ -42,8 +58,7 @@ struct Candidate {
 // The devices in the order of their ordinals: GPUs before software, no device twice.
 std::vector<Candidate> candidates(const Instance &instance);
 DeviceInfo describe(const Caps &caps);
-// Throws unsupported, saying what the device lacks.
-std::unique_ptr<VulkanDevice> open_device(std::shared_ptr<Instance> instance, const Candidate &candidate,
-                                          const Log &log);
+// The device, opened, or opened before with the same caps and not lost. Throws unsupported, saying what it lacks.
+std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log);
 
 }  // namespace seer::vulkan

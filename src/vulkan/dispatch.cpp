@@ -17,14 +17,12 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-Recorder::Recorder(VulkanDevice &device) : device_(device), slots_(kSlots) {
-  absent_ = make_host_buffer(device_, 256, false);
-}
+Recorder::Recorder(Gpu &device) : device_(device), slots_(kSlots) { absent_ = make_host_buffer(device_, 256, false); }
 
 Recorder::~Recorder() {
   const DeviceFunctions &fn = device_.fn;
-  fn.vkDeviceWaitIdle(device_.handle);
   for (Slot &slot : slots_) {
+    if (slot.id) fn.vkWaitForFences(device_.handle, 1, &slot.fence, VK_TRUE, UINT64_MAX);
     for (VkDescriptorPool pool : slot.descriptor_pools) fn.vkDestroyDescriptorPool(device_.handle, pool, nullptr);
     if (slot.fence) fn.vkDestroyFence(device_.handle, slot.fence, nullptr);
     if (slot.pool) fn.vkDestroyCommandPool(device_.handle, slot.pool, nullptr);
@@ -32,6 +30,7 @@ Recorder::~Recorder() {
   for (HostBuffer &block : uploads_.blocks) free_host_buffer(device_, block);
   for (HostBuffer &block : staging_) free_host_buffer(device_, block);
   free_host_buffer(device_, absent_);
+  for (const Memory &memory : to_free_) device_.memory->free(memory);
 }
 
 // ---- Arguments ------------------------------------------------------------------------------------------------------
@@ -260,14 +259,14 @@ void Recorder::write(const void *address, const void *src, uint64_t bytes) {
     return;
   }
   if (place.mapped) {
-    drain();
+    wait();
     std::memcpy(place.mapped, src, bytes);
     return;
   }
   HostBuffer &buffer = staging(false);
   for (uint64_t at = 0; at < bytes; at += buffer.size) {
     const uint64_t part = std::min(buffer.size, bytes - at);
-    drain();  // the staging buffer is free
+    wait();  // the staging buffer is free
     std::memcpy(buffer.mapped, from + at, part);
     Slot &slot = current();
     barrier(slot);
@@ -275,7 +274,7 @@ void Recorder::write(const void *address, const void *src, uint64_t bytes) {
     device_.fn.vkCmdCopyBuffer(slot.commands, buffer.buffer, place.buffer, 1, &copy);
     pending_ = true;
   }
-  drain();
+  wait();
 }
 
 void Recorder::read(const void *address, void *dst, uint64_t bytes) {
@@ -334,7 +333,10 @@ uint64_t Recorder::submit() {
   info.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
   info.commandBufferCount = 1;
   info.pCommandBuffers = &slot.commands;
-  device_.check(fn.vkQueueSubmit(device_.queue, 1, &info, slot.fence), "vkQueueSubmit");
+  {
+    std::lock_guard lock(device_.queue_mutex);
+    device_.check(fn.vkQueueSubmit(device_.queue, 1, &info, slot.fence), "vkQueueSubmit");
+  }
   slot.submitted = Clock::now();
   slot.id = next_id_;
   return next_id_++;
@@ -369,7 +371,7 @@ bool Recorder::retire(Slot &slot, uint64_t timeout_ns) {
   return true;
 }
 
-bool Recorder::wait_for(uint64_t submission, uint64_t timeout_ns) {
+bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
   while (done_ < submission && done_ + 1 < next_id_) {
     Slot &slot = slots_[size_t((done_ + 1) % kSlots)];
     if (!retire(slot, timeout_ns)) return false;
@@ -379,18 +381,15 @@ bool Recorder::wait_for(uint64_t submission, uint64_t timeout_ns) {
   return true;
 }
 
-bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
-  if (!wait_for(submission, timeout_ns)) return false;
-  if (recording_ < 0 && done_ + 1 == next_id_) {
-    uploads_.block = 0;
-    uploads_.used = 0;
-    for (const Memory &memory : to_free_) device_.memory->free(memory);
-    to_free_.clear();
-  }
-  return true;
-}
-
 void Recorder::wait() { wait(submit(), UINT64_MAX); }
+
+void Recorder::recycle() {
+  if (recording_ >= 0 || done_ + 1 != next_id_) return;
+  uploads_.block = 0;
+  uploads_.used = 0;
+  for (const Memory &memory : to_free_) device_.memory->free(memory);
+  to_free_.clear();
+}
 
 void Recorder::free_later(const Memory &memory) { to_free_.push_back(memory); }
 

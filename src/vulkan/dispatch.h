@@ -35,7 +35,7 @@ struct Work {
 
 class Recorder {
 public:
-  explicit Recorder(VulkanDevice &device);
+  explicit Recorder(Gpu &device);
   ~Recorder();
 
   // Whether one binding can see that much.
@@ -44,7 +44,8 @@ public:
   Window window(const void *address, uint64_t bytes) const;
   // For a binding that the kernel does not touch in this call.
   Window absent() const;
-  // A copy of host data that work recorded from now on can read. Lives until the next wait().
+  // A copy of host data that work recorded from now on can read. Lives to the end of the
+  // call (recycle).
   Window upload(const void *data, uint64_t bytes);
   template <class T>
   Window upload(std::span<const T> values) {
@@ -66,9 +67,11 @@ public:
 
   uint64_t submit();                                    // what was recorded; returns a number for wait
   bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
-  void wait();                                          // for everything; then uploads are gone
-  // Frees device memory once all work recorded so far is done (by a wait()).
+  void wait();                                          // for everything
+  // Frees device memory when all work recorded so far is done.
   void free_later(const Memory &memory);
+  // Between calls: if nothing is in flight, uploads are gone and what is to be freed is freed.
+  void recycle();
 
 private:
   struct Slot {  // a submission in the making, in flight, or free
@@ -95,13 +98,11 @@ private:
   void bind(Slot &slot, const Kernel &kernel, std::span<const Window> windows);
   void barrier(Slot &slot);
   bool retire(Slot &slot, uint64_t timeout_ns);
-  bool wait_for(uint64_t submission, uint64_t timeout_ns);
-  void drain() { wait_for(submit(), UINT64_MAX); }  // waits, but uploads stay
-  double budget() const;                            // flops of a submission
+  double budget() const;  // flops of a submission
   void make_slot(Slot &slot);
   HostBuffer &staging(bool read_back);
 
-  VulkanDevice &device_;
+  Gpu &device_;
   std::vector<Slot> slots_;
   int recording_ = -1;
   uint64_t next_id_ = 1, done_ = 0;

@@ -10,7 +10,7 @@ namespace {
 constexpr uint64_t kPage = 4096;
 
 // The best type for what is asked: all of `required`, as many of `wanted` as may be, in their order.
-int32_t memory_type(const VulkanDevice &device, uint32_t allowed, VkMemoryPropertyFlags required,
+int32_t memory_type(const Gpu &device, uint32_t allowed, VkMemoryPropertyFlags required,
                     std::initializer_list<VkMemoryPropertyFlags> wanted, VkMemoryPropertyFlags unwanted = 0) {
   const auto &p = device.memory_properties;
   int32_t best = -1;
@@ -36,7 +36,7 @@ constexpr VkMemoryPropertyFlags kHost = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK
 constexpr VkMemoryPropertyFlags kLocal = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
 constexpr VkMemoryPropertyFlags kCached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
 
-VkBuffer make_buffer(VulkanDevice &device, uint64_t size) {
+VkBuffer make_buffer(Gpu &device, uint64_t size) {
   VkBufferCreateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO;
   info.size = size;
@@ -54,7 +54,7 @@ struct Bound {
 
 // Memory of the type that `choose` picks, bound to the buffer and mapped where the host can see it.
 template <class Choose>
-Bound bind_memory(VulkanDevice &device, VkBuffer buffer, bool map, Choose choose) {
+Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
   VkMemoryRequirements needs;
   device.fn.vkGetBufferMemoryRequirements(device.handle, buffer, &needs);
   const int32_t type = choose(needs.memoryTypeBits);
@@ -151,7 +151,7 @@ Place MemoryMap::find(const void *pointer, uint64_t bytes) const {
        pointer);
 }
 
-HostBuffer make_host_buffer(VulkanDevice &device, uint64_t bytes, bool read_back) {
+HostBuffer make_host_buffer(Gpu &device, uint64_t bytes, bool read_back) {
   HostBuffer host;
   host.size = (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16;
   host.buffer = make_buffer(device, host.size);
@@ -169,7 +169,7 @@ HostBuffer make_host_buffer(VulkanDevice &device, uint64_t bytes, bool read_back
   return host;
 }
 
-void free_host_buffer(VulkanDevice &device, HostBuffer &host) noexcept {
+void free_host_buffer(Gpu &device, HostBuffer &host) noexcept {
   if (!host.buffer) return;
   device.fn.vkDestroyBuffer(device.handle, host.buffer, nullptr);
   device.fn.vkFreeMemory(device.handle, host.memory, nullptr);

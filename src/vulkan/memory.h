@@ -10,7 +10,7 @@
 
 namespace seer::vulkan {
 
-struct VulkanDevice;
+struct Gpu;
 
 // Where an address lies.
 struct Place {
@@ -23,7 +23,7 @@ struct Place {
 // Thread-safe.
 class MemoryMap {
 public:
-  explicit MemoryMap(VulkanDevice &device) : device_(device) {}
+  explicit MemoryMap(Gpu &device) : device_(device) {}
   ~MemoryMap();
 
   Memory alloc(uint64_t bytes);  // throws device_out_of_memory
@@ -39,7 +39,7 @@ private:
     void *mapped;
     bool cached;
   };
-  VulkanDevice &device_;
+  Gpu &device_;
   mutable std::shared_mutex mutex_;
   std::map<uintptr_t, Block> blocks_;
   uintptr_t next_ = uintptr_t{1} << 44;
@@ -52,7 +52,7 @@ struct HostBuffer {
   uint64_t size = 0;
   char *mapped = nullptr;
 };
-HostBuffer make_host_buffer(VulkanDevice &device, uint64_t bytes, bool read_back);
-void free_host_buffer(VulkanDevice &device, HostBuffer &buffer) noexcept;
+HostBuffer make_host_buffer(Gpu &device, uint64_t bytes, bool read_back);
+void free_host_buffer(Gpu &device, HostBuffer &buffer) noexcept;
 
 }  // namespace seer::vulkan

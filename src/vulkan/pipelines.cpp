@@ -173,14 +173,14 @@ CacheHeader header_of(const Caps &caps, std::span<const char> data) {
 
 }  // namespace
 
-void Pipelines::load_cache(const std::string &path) {
+void Pipelines::load_cache(const std::string &path, const Log &log) {
   cache_path_ = path;
   std::vector<char> data;
   if (!path.empty()) {
     try {
       data = read_cache(path);
     } catch (const std::exception &error) {
-      device_.log(LogLevel::info, "the pipeline cache %s is not used: %s", path.c_str(), error.what());
+      log(LogLevel::info, "the pipeline cache %s is not used: %s", path.c_str(), error.what());
     }
   }
   VkPipelineCacheCreateInfo info{};
@@ -228,8 +228,7 @@ void Pipelines::save_cache() noexcept {
     file.write(data.data(), data.size());
     file.commit();
     cache_dirty_ = false;
-  } catch (const std::exception &error) {
-    device_.log(LogLevel::info, "the pipeline cache %s cannot be written: %s", cache_path_.c_str(), error.what());
+  } catch (const std::exception &) {  // a folder that cannot be written costs time, no more
   }
 }
 

@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "../log.h"
 #include "caps.h"
 
 namespace seer::vulkan {
 
-struct VulkanDevice;
+struct Gpu;
 
 struct KernelKey {
   std::string module;               // a name of shaders()
@@ -35,15 +36,15 @@ struct Kernel {
 // Thread-safe.
 class Pipelines {
 public:
-  explicit Pipelines(VulkanDevice &device) : device_(device) {}
+  explicit Pipelines(Gpu &device) : device_(device) {}
   ~Pipelines();
 
   // Throws unsupported, naming the kernel and why: no such module, a limit, or the driver's compiler. What failed once
   // fails again without asking the driver. The reference lives as long as the device.
   const Kernel &get(const KernelKey &key);
 
-  void load_cache(const std::string &path);  // "" = none. Call before the first get
-  void save_cache() noexcept;                // if anything was added
+  void load_cache(const std::string &path, const Log &log);  // "" = none. Call before the first get
+  void save_cache() noexcept;                                // if anything was added
 
 private:
   struct Layout {
@@ -54,7 +55,7 @@ private:
   std::vector<char> read_cache(const std::string &path) const;
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
-  VulkanDevice &device_;
+  Gpu &device_;
   std::mutex mutex_;
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;

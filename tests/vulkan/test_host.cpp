@@ -148,35 +148,28 @@ TEST_CASE("vulkan: masks of bytes and bits, whole and cut into chunks and window
   }
 }
 
-TEST_CASE("vulkan: RoPE tables are uploaded once, grow, and are told apart by frequencies and step") {
-  const auto device = open();
-  VulkanDevice &v = vk(*device);
-  RopeTableCache cache;
-  const auto upload = [&](double theta, int64_t rows, int64_t step) {
-    RopeConfig config;
-    config.theta = theta;
-    const RopeFreqs freqs = rope_freqs(config, 64, rows);
-    const auto tables = cache.get(freqs, rows, step);
-    const RopeView view{.inv_freq = freqs.inv_freq.data(),
-                        .attention_scaling = 1,
-                        .half = 32,
-                        .cos = tables->cos.data(),
-                        .sin = tables->sin.data()};
-    const vulkan::RopeOnDevice on = v.rope->get(view, rows);
-    std::vector<float> cos(size_t(rows * 32)), sin = cos;
-    v.recorder->read(on.cos, cos.data(), cos.size() * 4);
-    v.recorder->read(on.sin, sin.data(), sin.size() * 4);
-    CHECK(std::equal(cos.begin(), cos.end(), tables->cos.begin()));
-    CHECK(std::equal(sin.begin(), sin.end(), tables->sin.begin()));
-    return on.cos;
-  };
-  const float *first = upload(10000, 100, 1);
-  CHECK(upload(10000, 100, 1) == first);
-  CHECK(upload(10000, 1, 1) == first);
-  CHECK(upload(10000, 100, 64) != first);
-  CHECK(upload(10000, 40, 1) == first);
-  const float *longer = upload(10000, 300, 1);
-  CHECK(upload(10000, 100, 1) == longer);
-  for (double theta : {1e4, 2e4, 3e4, 4e4, 5e4, 6e4}) upload(theta, 50, 1);
-  upload(10000, 300, 1);
+TEST_CASE("vulkan: contexts on one device share its memory and its kernels, and are lost together") {
+  const auto a = open(), b = open();
+  CHECK(vk(*a).gpu == vk(*b).gpu);
+  const std::vector<uint8_t> bytes = random_bytes(5000, 3);
+  std::vector<uint8_t> back(bytes.size());
+  const Memory memory = a->fns->alloc(*a, bytes.size());
+  a->fns->write(*a, memory, 0, bytes.data(), bytes.size());
+  b->fns->read(*b, memory, 0, back.data(), back.size());
+  CHECK(back == bytes);
+  b->fns->free(*b, memory);
+  {
+    const With setting("SEER_VK_CHUNK_ITEMS", "9");  // another device as far as anybody can see
+    CHECK(vk(*open()).gpu != vk(*a).gpu);
+  }
+  CHECK_THROWS_AS(vk(*a).check(VK_ERROR_DEVICE_LOST, "a test"), Error);
+  Exec exec;
+  try {
+    round_trip(*b, 100, 1);
+    FAIL("a lost device worked");
+  } catch (const Error &error) {
+    CHECK(error.status() == Status::device_lost);
+  }
+  CHECK(vk(*open()).gpu != vk(*a).gpu);  // a new context opens it again
+  round_trip(*open(), 100, 1);
 }
