@@ -7,6 +7,7 @@ layout.py check NOW GOLDEN [RELEASED]
                                   growable structs may have got fields at their end, frozen ones are the same, no
                                   constant has another value, no call another prototype, and nothing is gone
 layout.py functions HEADER        prints the names of the calls, one a line
+layout.py stub HEADER             prints a C source of calls that do nothing
 layout.py next HEADER             prints the header as a next version might be: a field more in each growable struct
 
 The header is parsed here, but every number comes from the compiler that builds the library. Nothing needs clang.
@@ -126,7 +127,8 @@ def parse(path):
             header["typedefs"][tokens[-1]] = spaced(tokens[1:-1])
         elif "(" in tokens:
             open_ = tokens.index("(")
-            header["functions"][tokens[open_ - 1]] = f"{spaced(tokens[: open_ - 1])} {arguments(tokens[open_:])}".replace("* (", "*(")
+            prototype = f"{spaced(tokens[: open_ - 1])} {arguments(tokens[open_:])}"
+            header["functions"][tokens[open_ - 1]] = prototype.replace("* (", "*(")
         else:
             fail(f"cannot read: {spaced(tokens)[:200]}")
     if len(header["structs"]) < 10 or len(header["functions"]) < 30 or len(header["enums"]) < 50:
@@ -283,6 +285,16 @@ def functions(path):
     print("\n".join(parse(path)["functions"]))
 
 
+def stub(path):
+    print("#include <seerattn/seerattn.h>")
+    for name, prototype in parse(path)["functions"].items():
+        result, _, rest = prototype.partition("(")
+        kinds = [k for k in rest[:-1].split(", ") if k != "void"]
+        listed = ", ".join(f"{kind} a{i}" for i, kind in enumerate(kinds)) or "void"
+        body = "" if result.strip() == "void" else " return 0; "
+        print(f"SEER_API {result}SEER_CALL {name}({listed}) {{{body}}}")
+
+
 def next_version(path):
     text = open(path, encoding="utf-8").read()
     for name, fields in parse(path)["structs"].items():
@@ -293,8 +305,10 @@ def next_version(path):
 
 
 if __name__ == "__main__":
-    commands = {("probe", 1): probe, ("next", 1): next_version, ("functions", 1): functions, ("check", 2): check, ("check", 3): check}
-    command = commands.get((sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv) - 2))
-    if command is None:
+    commands = {"probe": probe, "functions": functions, "stub": stub, "next": next_version}
+    if len(sys.argv) == 3 and sys.argv[1] in commands:
+        commands[sys.argv[1]](sys.argv[2])
+    elif len(sys.argv) in (4, 5) and sys.argv[1] == "check":
+        check(*sys.argv[2:])
+    else:
         sys.exit(__doc__)
-    command(*sys.argv[2:])
