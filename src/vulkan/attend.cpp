@@ -108,7 +108,8 @@ private:
     if (kv_heads(p).count > 1 && k.stride_head > k.stride_token) return split(p, true);
     if (window == 0) return split(p, true);
     SEER_REQUIRE(kernel_.state && args_.scratch, Status::internal, "attend: no scratch for windows of keys");
-    if (blocks(p.queries) * args_.block * p.heads > kStateRows) return split(p, false);
+    const int64_t rows = blocks(p.queries) * args_.block * p.heads;
+    if (rows > kStateRows || !fits(rows * int64_t(attend_state_bytes(args_.q.dim)))) return split(p, false);
     record(p, window);
   }
 
