@@ -28,7 +28,7 @@ layout(std430, binding = 2) readonly buffer V { uint v_words[]; };
 layout(std430, binding = 3) buffer Out { uint out_words[]; };
 layout(std430, binding = 4) writeonly buffer Lse { float lse[]; };
 layout(std430, binding = 5) readonly buffer Mask { uint mask_words[]; };
-layout(std430, binding = 6) buffer State { float state[]; };
+layout(std430, binding = 6) buffer State { uint state[]; };
 
 const float kLowest = -1.0e38, kMasked = -3.0e38;
 const float kLn2 = 0.69314718055994531;
@@ -166,30 +166,28 @@ const uint kStateOf = ROWS_OF * (2u * PAIRS_OF + 2u);
 void resume(uint item) {
   uint at = p.state_base + item * kStateOf * THREADS + gl_LocalInvocationIndex;
   [[unroll]] for (uint r = 0; r < ROWS_OF; r++) {
-    highest[r] = state[at];
-    total[r] = state[at + THREADS];
+    highest[r] = uintBitsToFloat(state[at]);
+    total[r] = uintBitsToFloat(state[at + THREADS]);
     at += 2u * THREADS;
-    [[unroll]] for (uint c = 0; c < PAIRS_OF; c++, at += 2u * THREADS) sum[r][c] = vec2(state[at], state[at + THREADS]);
+    [[unroll]] for (uint c = 0; c < PAIRS_OF; c++, at += 2u * THREADS)
+      sum[r][c] = vec2(uintBitsToFloat(state[at]), uintBitsToFloat(state[at + THREADS]));
   }
 }
 
 void suspend(uint item) {
   uint at = p.state_base + item * kStateOf * THREADS + gl_LocalInvocationIndex;
   [[unroll]] for (uint r = 0; r < ROWS_OF; r++) {
-    state[at] = highest[r];
-    state[at + THREADS] = total[r];
+    state[at] = floatBitsToUint(highest[r]);
+    state[at + THREADS] = floatBitsToUint(total[r]);
     at += 2u * THREADS;
     [[unroll]] for (uint c = 0; c < PAIRS_OF; c++, at += 2u * THREADS) {
-      state[at] = sum[r][c].x;
-      state[at + THREADS] = sum[r][c].y;
+      state[at] = floatBitsToUint(sum[r][c].x);
+      state[at + THREADS] = floatBitsToUint(sum[r][c].y);
     }
   }
 }
 
-void main() {
-  const uint w = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x;
-  if (w >= p.count) return;
-  const uint item = p.first + w;
+void attend_item(uint item) {
   const uint head = item % p.heads, kv_head = head / p.group;
   const uint query0 = (p.tiles - 1u - item / p.heads) * ROWS;  // long rows first
   const uint queries = min(p.q_rows - query0, ROWS);
@@ -247,5 +245,18 @@ void main() {
       const uint pair = c * COLUMNS + column;
       if (2u * pair < DIM) store_out(at, pair, none ? vec2(0.0) : sum[r][c] / all);
     }
+  }
+}
+
+void main() {
+  const uint w = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x;
+  if (w >= p.count) return;
+  const bool again = (p.flags & kAttendRedo) != 0u;
+  const uint item0 = (p.first + w) * (again ? 32u : 1u);
+  uint bits = again ? state[p.state_base + p.first + w] : 1u;
+  [[dont_unroll]] while (bits != 0u) {
+    attend_item(item0 + uint(findLSB(bits)));
+    bits &= bits - 1u;
+    barrier();  // everyone is done with this item's shared memory
   }
 }

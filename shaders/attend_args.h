@@ -19,6 +19,7 @@ SEER_CONST uint kAttendMask = 1u;     // there is a mask; else dense
 SEER_CONST uint kAttendLse = 2u;      // LSE is wanted
 SEER_CONST uint kAttendResume = 4u;   // go on from `state`, which a window of earlier keys left
 SEER_CONST uint kAttendSuspend = 8u;  // leave `state` for a window of later keys; else write the output
+SEER_CONST uint kAttendRedo = 16u;    // a piece's item is a word of `state`, whose bits are items to compute
 
 // Bindings: 0 q, 1 k, 2 v, 3 out, 4 lse, 5 mask, 6 state.
 SEER_CONST uint kAttendBindings = 7u;
@@ -35,7 +36,7 @@ struct AttendPush {
   uint out_base, out_token, out_head;
   uint lse_base, lse_token, lse_head;
   uint mask_base, mask_row, mask_head;  // words; row 0 is that of query 0
-  uint state_base;                      // words
+  uint state_base;                      // words; of attend_coopmat the bits of items to redo
   float scale_log2;                     // scale * log2(e)
   uint flags;
 };
