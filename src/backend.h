@@ -107,6 +107,9 @@ struct BackendFns {
   // Bytes of workspace that attend wants for calls of these sizes (the tensors' memory is not looked at), and for any
   // part of their sequences. Optional: NULL = none.
   uint64_t (*attend_scratch)(const Device &, const AttendArgs &) = nullptr;
+  // The same for select: of calls with these lengths, heads and rule (gate and mask are not looked at). Optional: NULL
+  // = none.
+  uint64_t (*select_scratch)(const Device &, const SelectArgs &) = nullptr;
 
   // Masks of bytes. Optional: NULL = masks are host memory and the pipeline converts them.
   void (*pack_mask)(Device &, Exec &, const MaskBytesArgs &) = nullptr;    // bytes -> bits, non-zero = keep

@@ -91,9 +91,17 @@ uint64_t attend_scratch(const Device &device, std::span<const Sequence> sequence
   return device.fns->attend_scratch(device, {.sequences = sequences, .block = block, .q = q, .k = k, .v = v});
 }
 
+uint64_t select_scratch(const Device &device, std::span<const Sequence> sequences, const GateCall &call) {
+  if (!device.fns->select_scratch) return 0;
+  return device.fns->select_scratch(
+      device,
+      {.sequences = sequences, .block = call.config->block_size, .q_heads = call.config->q_heads, .rule = call.rule});
+}
+
 Problem prefill_problem(const Device &device, const GateCall &gate, const AttendCall &attend) {
   Problem problem = gate_problem(gate);
-  problem.attend_scratch = attend_scratch(device, gate.sequences, gate.config->block_size, gate.q, gate.k, attend.v);
+  problem.scratch = std::max(attend_scratch(device, gate.sequences, gate.config->block_size, gate.q, gate.k, attend.v),
+                             select_scratch(device, gate.sequences, gate));
   problem.own_mask = !gate.mask.words;
   problem.rotate = attend.rope.kind != RopeKind::none;
   return problem;
@@ -101,7 +109,7 @@ Problem prefill_problem(const Device &device, const GateCall &gate, const Attend
 
 Problem attend_problem(const Device &device, const AttendCall &call) {
   Problem problem;
-  problem.attend_scratch = attend_scratch(device, call.sequences, call.block, call.q, call.k, call.v);
+  problem.scratch = attend_scratch(device, call.sequences, call.block, call.q, call.k, call.v);
   problem.sequences = call.sequences;
   problem.q_heads = call.q.heads;
   problem.kv_heads = call.k.heads;
@@ -271,6 +279,7 @@ struct Pipeline::Impl {
       select.mask = *mask;
       select.mask_row_words = plan.mask_row_words;
       select.stats = at<SelectStats>(plan.stats);
+      select.scratch = at<void>(plan.scratch);
       stage(exec, uint64_t(total_q_blocks(sequences, block) * config.q_heads),
             [&](Exec &e) { fns.select(device, e, select); });
     }
@@ -394,10 +403,11 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   std::vector<Sequence> sequences = call.sequences;
   const int64_t block = call.config->block_size;
   assign_rows(sequences, block, call.cache, call.cache_layer);
+  const bool want_mask = call.mask.words || call.mask_bytes.bytes;
   Problem problem = gate_problem(call);
   problem.sequences = sequences;
+  if (want_mask) problem.scratch = select_scratch(impl.device, sequences, call);
   const Plan plan = impl.prepare(problem, stats);
-  const bool want_mask = call.mask.words || call.mask_bytes.bytes;
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
   Impl::each_rope_group(sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
     impl.run_gate(exec, call, group, plan, want_mask ? &mask : nullptr, nullptr, nullptr, nullptr);

@@ -60,7 +60,7 @@ Plan make_plan(const Problem &problem, const DeviceLimits &limits) {
     plan.rotated_q = layout.add(bytes, q_tokens, problem.q_heads, problem.head_dim);
     plan.rotated_k = layout.add(bytes, k_tokens, problem.kv_heads, problem.head_dim);
   }
-  plan.scratch = layout.add(1, static_cast<int64_t>(problem.attend_scratch));
+  plan.scratch = layout.add(1, static_cast<int64_t>(problem.scratch));
   plan.workspace_bytes = layout.end();
   return plan;
 }

@@ -18,7 +18,7 @@ struct Problem {
   bool rotate = false;               // q and k need RoPE
   bool own_mask = false;             // the mask goes to the workspace, not to the caller
   bool cached = false;               // gate K lives in a gate cache
-  uint64_t attend_scratch = 0;       // bytes the backend asks for
+  uint64_t scratch = 0;              // bytes the backend's select and attend, one after the other, ask for
 };
 
 struct Region {

@@ -128,6 +128,7 @@ struct SelectArgs {
   BlockMaskView mask{};
   int64_t mask_row_words = 0;    // words to write in each row: mask_words of the longest sequence
   SelectStats *stats = nullptr;  // added to; device memory of the backend
+  void *scratch = nullptr;       // as many bytes as the backend's select_scratch asks for; undefined contents
 };
 
 // Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q and k first if rope is set (only

@@ -96,6 +96,11 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     call.gate.k = k.flat(on_k.address());
     if (p.from_scores) call.scores = scores.floats(on_scores.address(), on_scores.handle());
     call.mask = got.mask(on_mask.address(), on_mask.handle());
+    const auto wanted = target.fns().select_scratch;
+    constexpr size_t guard = 64;
+    std::vector<std::byte> scratch((wanted ? wanted(*target.device, call) : 0) + guard, std::byte{0xa5});
+    DeviceCopy on_scratch(target, scratch);
+    call.scratch = on_scratch.address();
     c.run([&](Exec &exec) { target.fns().select(*target.device, exec, call); });
     DeviceCopy on_stats(target, stats_bytes);
     call.stats = on_stats.as<SelectStats>();
@@ -103,6 +108,9 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     target.fns().select(*target.device, exec, call);
     on_mask.read(got);
     on_stats.read(stats_bytes);
+    on_scratch.read(scratch);
+    c.expect(std::all_of(scratch.end() - guard, scratch.end(), [](std::byte b) { return b == std::byte{0xa5}; }),
+             "wrote beyond its scratch");
     SelectStats stats;
     std::memcpy(&stats, stats_bytes.data(), sizeof stats);
 
