@@ -52,6 +52,9 @@ void project(Device &device, Exec &exec, const ProjectArgs &args) { vulkan::proj
 void score(Device &device, Exec &exec, const ScoreArgs &args) { vulkan::score(vk(device), exec, args); }
 void select(Device &device, Exec &exec, const SelectArgs &args) { vulkan::select(vk(device), exec, args); }
 void attend(Device &device, Exec &exec, const AttendArgs &args) { vulkan::attend(vk(device), exec, args); }
+uint64_t select_scratch(const Device &device, const SelectArgs &args) {
+  return vulkan::select_scratch(static_cast<const VulkanDevice &>(device), args);
+}
 uint64_t attend_scratch(const Device &device, const AttendArgs &args) {
   return vulkan::attend_scratch(static_cast<const VulkanDevice &>(device), args);
 }
@@ -85,6 +88,7 @@ const BackendFns kFns = {
     .select = select,
     .attend = attend,
     .attend_scratch = attend_scratch,
+    .select_scratch = select_scratch,
     .pack_mask = pack_mask,
     .unpack_mask = unpack_mask,
     .record = record,

@@ -164,7 +164,8 @@ Gpu::~Gpu() {
 }
 
 VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
-    : gpu(std::move(opened)), caps(gpu->caps), memory(gpu->memory.get()), recorder(std::make_unique<Recorder>(*gpu)) {
+    : gpu(std::move(opened)), caps(gpu->caps), memory(gpu->memory.get()), recorder(std::make_unique<Recorder>(*gpu)),
+      rope(std::make_unique<RopeBuffers>(*memory, *recorder)) {
   info = describe(caps);
   limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
 }

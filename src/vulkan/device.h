@@ -10,6 +10,7 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "pipelines.h"
+#include "rope.h"
 
 namespace seer::vulkan {
 
@@ -44,6 +45,7 @@ struct VulkanDevice : Device {
   const Caps &caps;
   MemoryMap *const memory;
   std::unique_ptr<Recorder> recorder;
+  std::unique_ptr<RopeBuffers> rope;
 
   const Kernel &kernel(const KernelKey &key) { return gpu->pipelines->get(key); }
   void check(VkResult result, const char *what) { gpu->check(result, what); }

@@ -1,7 +1,198 @@
-#include "kernels.h"
+// select: see shaders/select.comp. From gate vectors it computes the logits of a band of rows at a time into scratch
+// and selects from there, so that no n x n matrix is ever written: a second computation of the logits, or one per bit
+// of a key, would cost more than the bytes.
+#include <array>
+
+#include "../select_rule.h"
+#include "score.h"
 
 namespace seer::vulkan {
+namespace {
 
-void select(VulkanDevice &, Exec &, const SelectArgs &) { fail(Status::unsupported, "select is not written yet"); }
+// Of a half of the scratch: logits go to one half while rows of the other are selected. Both stay in the last-level
+// cache of large devices.
+constexpr int64_t kHalfBytes = int64_t{16} << 20;
+
+// Rows before those that keep everything anyhow.
+int64_t scored_rows(const SelectArgs &args, const Sequence &s) {
+  if (args.rule.method == SelectMethod::all) return 0;
+  int64_t rows = s.q_blocks(args.block);
+  while (rows > 0 && is_dense_row(args.rule, s, rows - 1, args.block)) rows--;
+  return rows;
+}
+
+int64_t row_blocks(const SelectArgs &args, const Sequence &s, int64_t row) {
+  return causal_blocks(row, s.q_len, s.offset(), args.block);
+}
+
+// Bytes of a half: all rows of the largest sequence, at most kHalfBytes, at least one row.
+int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
+  int64_t all = 0, row = 0;
+  for (const Sequence &s : args.sequences) {
+    const int64_t rows = scored_rows(args, s);
+    if (rows == 0) continue;
+    const int64_t row_bytes = 4 * row_blocks(args, s, rows - 1);
+    row = std::max(row, row_bytes);
+    all = std::max(all, checked_mul(row_bytes, rows, args.q_heads));
+  }
+  const int64_t limit = std::min(kHalfBytes, int64_t(caps.max_range) - int64_t{caps.offset_alignment});
+  return round_up(std::max(row, std::min(all, limit)), int64_t{caps.offset_alignment});
+}
+
+// Rows of scores of one sequence: the caller's or a band of logits. `to` and the strides name the first of them.
+struct Scores {
+  const float *from = nullptr;  // null: none are needed
+  int64_t stride_head = 0, stride_row = 0;
+};
+
+class Call {
+public:
+  Call(VulkanDevice &device, Exec &exec, const SelectArgs &args)
+      : device_(device), exec_(exec), args_(args), half_bytes_(half_bytes(device.caps, args)) {}
+
+  void run();
+
+private:
+  void bands(const Sequence &s, int64_t rows);
+  void select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside);
+
+  VulkanDevice &device_;
+  Exec &exec_;
+  const SelectArgs &args_;
+  int64_t half_bytes_;
+  int64_t bands_ = 0;
+};
+
+void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside) {
+  const SelectRule &rule = args_.rule;
+  const BlockMaskView &mask = args_.mask;
+  const bool from_logits = !args_.scores.data;
+  uint32_t mode = kSelectDense;
+  if (scores.from)
+    mode = rule.method != SelectMethod::threshold ? kSelectBest : from_logits ? kSelectSoftmax : kSelectAbove;
+
+  const auto score_elements = [&](const Piece &p) {
+    return scores.from
+               ? span_elements(p, scores.stride_row, scores.stride_head, row_blocks(args_, s, p.row + p.rows - 1))
+               : 0;
+  };
+  const auto mask_words = [&](const Piece &p) {
+    return span_elements(p, mask.stride_row, mask.stride_head, args_.mask_row_words);
+  };
+  const auto bytes = [&](const Piece &p) { return checked_mul(std::max(score_elements(p), mask_words(p)), 4); };
+  each_piece(device_.caps, rows, bytes, [&](const Piece &p) {
+    Recorder &recorder = *device_.recorder;
+    Window on_scores = recorder.absent();
+    if (scores.from)
+      on_scores = recorder.window(
+          scores.from + (p.head - rows.head) * scores.stride_head + (p.row - rows.row) * scores.stride_row,
+          uint64_t(score_elements(p) * 4));
+    const Window on_mask = recorder.window(mask.row(s.batch, p.head, s.mask_row + p.row), uint64_t(mask_words(p) * 4));
+    const Window on_stats = recorder.window(args_.stats, args_.stats ? sizeof(SelectStats) : 0);
+    uint64_t causal = 0;
+    for (int64_t r = p.row; r < p.row + p.rows; r++) causal += uint64_t(row_blocks(args_, s, r) * p.heads);
+
+    SelectPush push{};
+    push.scores_skip = on_scores.skip;
+    push.scores_head = kernel_stride(scores.stride_head, p.heads);
+    push.scores_row = kernel_stride(scores.stride_row, p.rows);
+    push.mask_skip = on_mask.skip;
+    push.mask_head = kernel_stride(mask.stride_head, p.heads);
+    push.mask_row = kernel_stride(mask.stride_row, p.rows);
+    push.stats_skip = on_stats.skip;
+    push.row = uint32_t(p.row);
+    push.rows = uint32_t(p.rows);
+    push.words = uint32_t(args_.mask_row_words);
+    push.block = uint32_t(args_.block);
+    push.q_len = uint32_t(s.q_len);
+    push.offset = uint32_t(s.offset());
+    push.flags = (rule.keep_first ? kSelectKeepFirst : 0) | (rule.keep_diagonal ? kSelectKeepDiagonal : 0) |
+                 (args_.stats ? kSelectCount : 0);
+    if (mode == kSelectBest)
+      push.keep = uint32_t(std::min<int64_t>(keep_count(rule, s.total_len, args_.block), UINT32_MAX));
+    push.causal_low = uint32_t(causal);
+    push.causal_high = uint32_t(causal >> 32);
+    push.threshold = float(rule.threshold);
+
+    const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
+    const uint32_t cached = mode == kSelectDense ? 0 : cached_scores(device_.caps, cols);
+    const Kernel &kernel = device_.kernel({.module = "select",
+                                           .constants = {cached, mode},
+                                           .bindings = 3,
+                                           .push_bytes = sizeof push,
+                                           .shared_bytes = row_shared_bytes(cached)});
+    recorder.dispatch(exec_, kernel, std::array{on_scores, on_mask, on_stats}, push,
+                      {.items = uint64_t(p.rows * p.heads),
+                       .flops = double(cols) * (mode == kSelectBest ? 128 : 64) + 2000,
+                       .units = uint64_t(p.rows * p.heads),
+                       .beside = beside});
+    beside = true;
+  });
+}
+
+// As many heads as fit a half of the scratch, or of one head as many rows.
+void Call::bands(const Sequence &s, int64_t rows) {
+  const int64_t floats = half_bytes_ / 4, whole = checked_mul(rows, row_blocks(args_, s, rows - 1));
+  const auto band = [&](const Piece &p) {
+    float *half = static_cast<float *>(args_.scratch) + bands_ % 2 * floats;
+    const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
+    // The logits of a band may run beside the selection from the band before, which reads the other half. Selection
+    // from the band before that is over: the barrier ahead of the last one saw to it.
+    record_logits(device_, exec_,
+                  {.gate = args_.gate,
+                   .sequence = s,
+                   .block = args_.block,
+                   .rows = p,
+                   .cols = cols,
+                   .to = half,
+                   .stride_head = p.rows * cols,
+                   .stride_row = cols},
+                  bands_ > 0);
+    select(s, p, {half, p.rows * cols, cols}, false);
+    bands_++;
+  };
+  if (whole <= floats) {
+    const int64_t heads = floats / whole;
+    for (int64_t h = 0; h < args_.q_heads; h += heads) band({0, rows, h, std::min(heads, args_.q_heads - h)});
+    return;
+  }
+  for (int64_t h = 0; h < args_.q_heads; h++)
+    for (int64_t r = 0, n; r < rows; r += n) {
+      n = std::max<int64_t>(1, std::min(rows - r, floats / row_blocks(args_, s, rows - 1)));
+      // Whole tiles, where that leaves any.
+      if (n < rows - r && n > kScoreTile) n -= n % kScoreTile;
+      band({r, n, h, 1});
+    }
+}
+
+void Call::run() {
+  bool beside = false;
+  for (const Sequence &s : args_.sequences) {
+    const int64_t rows = s.q_blocks(args_.block), scored = scored_rows(args_, s);
+    if (scored < rows) {
+      select(s, {scored, rows - scored, 0, args_.q_heads}, {}, beside);
+      beside = true;
+    }
+    if (scored > 0 && args_.scores.data) {
+      const FloatView &view = args_.scores;
+      select(s, {0, scored, 0, args_.q_heads}, {view.at(s.batch, 0, s.mask_row), view.stride_head, view.stride_token},
+             beside);
+      beside = true;
+    }
+  }
+  if (args_.scores.data) return;
+  for (const Sequence &s : args_.sequences) {
+    const int64_t scored = scored_rows(args_, s);
+    if (scored > 0) bands(s, scored);
+  }
+}
+
+}  // namespace
+
+uint64_t select_scratch(const VulkanDevice &device, const SelectArgs &args) {
+  return args.scores.data ? 0 : 2 * uint64_t(half_bytes(device.caps, args));
+}
+
+void select(VulkanDevice &device, Exec &exec, const SelectArgs &args) { Call(device, exec, args).run(); }
 
 }  // namespace seer::vulkan

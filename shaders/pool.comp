@@ -1,0 +1,168 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+// pool: one pass over q or k writes each block's maximum, minimum and average, and the rotated copy that attend reads.
+//
+// Neighbouring threads take neighbouring channels, so that loads are as wide as memory likes them; the tokens of a block
+// are shared among the threads that have the same channels. A thread has the channels of a lane in both halves of a
+// head, which RoPE turns together. A NaN among the tokens makes all three pools of its channel NaN; it is looked for in
+// the bits, since max and min may drop it.
+#include "args.h"
+#include "elements.glsl"
+#include "item.glsl"
+
+layout(local_size_x = kPoolThreads) in;
+layout(constant_id = 0) const uint DTYPE = kDTypeF32;
+layout(constant_id = 1) const uint WORDS = 1;
+layout(constant_id = 2) const uint UNITS = 32;
+layout(constant_id = 3) const uint ROTATE = kPoolOnly;
+layout(constant_id = 4) const uint POOL = 1;
+layout(constant_id = 5) const uint TOKENS = 1;
+
+layout(push_constant) uniform Push { PoolPush p; };
+layout(binding = kPoolX) restrict readonly buffer X { uint x[]; };
+layout(binding = kPoolX) restrict readonly buffer X4 { uvec4 x4[]; };
+layout(binding = kPoolPooled) restrict writeonly buffer Pooled { float pooled[]; };
+layout(binding = kPoolRotated) restrict buffer Rotated { uint rotated[]; };
+layout(binding = kPoolRotated) restrict writeonly buffer Rotated4 { uvec4 rotated4[]; };
+layout(binding = kPoolTable) restrict readonly buffer Table { vec2 rope_table[]; };
+#include "rope.glsl"
+
+const uint PER_WORD = DTYPE == kDTypeF32 ? 1 : 2;
+const uint WIDE = WORDS == 0 ? 1 : WORDS * PER_WORD;  // elements of each half, at most 8
+const uint GROUPS = kPoolThreads / UNITS;
+
+shared float parts[kPoolThreads * 16];
+shared uint nan_parts[kPoolThreads];
+
+// The words of elements e .. e + WIDE - 1. Without words: the element alone, in the low half.
+uvec4 load(uint e) {
+  if (WORDS == 4) return x4[PER_WORD == 1 ? e >> 2 : e >> 3];
+  if (WORDS == 1) return uvec4(x[PER_WORD == 1 ? e : e >> 1], 0, 0, 0);
+  return uvec4((x[e >> 1] >> (16 * (e & 1))) & 0xffffu, 0, 0, 0);
+}
+
+// Two 16-bit elements that share a word may belong to two threads, or one of them to nobody: neither may lose it.
+void store(uint e, uvec4 words) {
+  if (WORDS == 4) {
+    rotated4[PER_WORD == 1 ? e >> 2 : e >> 3] = words;
+  } else if (WORDS == 1) {
+    rotated[PER_WORD == 1 ? e : e >> 1] = words.x;
+  } else {
+    const uint shift = 16 * (e & 1);
+    atomicAnd(rotated[e >> 1], ~(0xffffu << shift));
+    atomicOr(rotated[e >> 1], words.x << shift);
+  }
+}
+
+float element(uvec4 words, uint i) {
+  if (DTYPE == kDTypeF32) return uintBitsToFloat(words[i]);
+  const vec2 pair = widen_pair(DTYPE, words[i / 2]);
+  return (i & 1) == 0 ? pair.x : pair.y;
+}
+
+void write_rotated(uvec4 first, uvec4 second, uint position, uint channel, uint e) {
+  if (ROTATE == kPoolCopies) {
+    store(e, first);
+    if (p.half_dim + channel < p.dim) store(e + p.half_dim, second);
+    return;
+  }
+  uvec4 a = uvec4(0), b = uvec4(0);
+  [[unroll]] for (uint i = 0; i < WIDE; i++) {
+    const vec2 t = rope_turn(p.table_skip, p.half_dim, position, channel + i);
+    const float u = element(first, i), v = element(second, i);
+    const float y = u * t.x - v * t.y, z = v * t.x + u * t.y;
+    if (DTYPE == kDTypeF32) {
+      a[i] = floatBitsToUint(y);
+      b[i] = floatBitsToUint(z);
+    } else {
+      a[i / 2] |= narrow(DTYPE, y) << (16 * (i & 1));
+      b[i / 2] |= narrow(DTYPE, z) << (16 * (i & 1));
+    }
+  }
+  store(e, a);
+  store(e + p.half_dim, b);
+}
+
+void main() {
+  uint item;
+  if (!find_item(p.first, p.count, item)) return;
+  const uint thread = gl_LocalInvocationID.x;
+  const uint block = item / p.tiles, unit = (item % p.tiles) * UNITS + thread % UNITS, group = thread / UNITS;
+  const bool live = unit < p.units;
+  const uint head = unit / p.lanes, channel = (unit % p.lanes) * WIDE;
+  const bool second = p.half_dim + channel < p.dim;  // an odd head has one channel less in its second half
+  const uint from = block * p.block, count = live ? min(p.block, p.tokens - from) : 0;
+
+  const uint size = DTYPE == kDTypeF32 ? 4 : 2;
+  const uint x_base = p.x_skip / size + from * p.x_token + head * p.x_head + channel;
+  const uint rotated_base = p.rotated_skip / size + from * p.rotated_token + head * p.rotated_head + channel;
+
+  float high[16], low[16], sum[16];
+  uint nan = 0;
+  [[unroll]] for (uint i = 0; i < 2 * WIDE; i++) {
+    high[i] = uintBitsToFloat(0xff800000u);
+    low[i] = uintBitsToFloat(0x7f800000u);
+    sum[i] = 0.0;
+  }
+  for (uint t0 = group; t0 < count; t0 += GROUPS * TOKENS) {
+    uvec4 words[TOKENS][2];
+    [[unroll]] for (uint u = 0; u < TOKENS; u++) {
+      const uint t = t0 + u * GROUPS, e = x_base + t * p.x_token;
+      words[u][0] = words[u][1] = uvec4(0);
+      if (t < count) {
+        words[u][0] = load(e);
+        if (second) words[u][1] = load(e + p.half_dim);
+      }
+    }
+    [[unroll]] for (uint u = 0; u < TOKENS; u++) {
+      const uint t = t0 + u * GROUPS;
+      if (t >= count) break;
+      if (POOL != 0) {
+        [[unroll]] for (uint side = 0; side < 2; side++) {
+          [[unroll]] for (uint i = 0; i < WIDE; i++) {
+            const float v = element(words[u][side], i);
+            const uint c = side * WIDE + i;
+            high[c] = v > high[c] ? v : high[c];
+            low[c] = v < low[c] ? v : low[c];
+            sum[c] += v;
+            nan |= is_nan(v) ? 1u << c : 0u;
+          }
+        }
+      }
+      if (ROTATE != kPoolOnly)
+        write_rotated(words[u][0], words[u][1], p.position + from + t, channel, rotated_base + t * p.rotated_token);
+    }
+  }
+  if (POOL == 0 || block < p.unpooled) return;
+
+  const uint row = p.pooled_skip / 4 + (block - p.unpooled) * p.pooled_row + head * p.pooled_head + channel;
+  const float tokens = float(min(p.block, p.tokens - from));
+  uint base = row;
+  nan_parts[thread] = nan;
+  [[dont_unroll]] for (uint kind = 0; kind < 3; kind++) {
+    if (((p.bits >> kind) & 1) == 0) continue;
+    barrier();  // the parts of the kind before are read
+    [[unroll]] for (uint c = 0; c < 2 * WIDE; c++)
+      parts[c * kPoolThreads + thread] = kind == 0 ? high[c] : kind == 1 ? low[c] : sum[c];
+    barrier();
+    if (group == 0 && live) {
+      uint any_nan = 0;
+      for (uint g = 0; g < GROUPS; g++) any_nan |= nan_parts[g * UNITS + thread];
+      [[unroll]] for (uint c = 0; c < 2 * WIDE; c++) {
+        float value = parts[c * kPoolThreads + thread];
+        for (uint g = 1; g < GROUPS; g++) {
+          const float other = parts[c * kPoolThreads + g * UNITS + thread];
+          value = kind == 0 ? max(value, other) : kind == 1 ? min(value, other) : value + other;
+        }
+        if (kind == 2) value /= tokens;
+        if (((any_nan >> c) & 1) != 0) value = uintBitsToFloat(0x7fc00000u);
+        if (c < WIDE)
+          pooled[base + c] = value;
+        else if (second)
+          pooled[base + p.half_dim + c - WIDE] = value;
+      }
+    }
+    base += p.dim;
+  }
+}

@@ -1,0 +1,97 @@
+// A row of scores, and what all threads of a workgroup know of it together. Needs kRowThreads threads, args.h, a
+// constant CACHED and a buffer of words named scores.
+//
+// A cached row lies in shared memory with a word of padding behind every 32: threads may then read it one score or one
+// word of the mask (32 scores) apart without meeting in a bank. The row of a kernel with CACHED 0 is read from memory
+// each time.
+//
+// Scores are handled by their bits where NaN, infinities or equality matter: compilers may assume there are none.
+
+const uint NEGATIVE_INFINITY = 0xff800000u, POSITIVE_INFINITY = 0x7f800000u;
+
+shared uint cached[CACHED + CACHED / 32 + 33];
+shared float reduced[kRowThreads];
+shared uint counters[3];
+
+uint row_word(uint base, uint j) { return CACHED != 0 ? cached[j + (j >> 5)] : scores[base + j]; }
+void cache_word(uint j, uint word) { cached[j + (j >> 5)] = word; }
+
+// Whether a score can be kept at all: neither NaN nor -inf.
+bool is_valid(uint word) { return (word & 0x7fffffffu) <= POSITIVE_INFINITY && word != NEGATIVE_INFINITY; }
+
+float reduce_max(float x) {
+  const uint thread = gl_LocalInvocationID.x;
+  reduced[thread] = x;
+  for (uint n = kRowThreads / 2; n > 0; n /= 2) {
+    barrier();
+    if (thread < n) reduced[thread] = max(reduced[thread], reduced[thread + n]);
+  }
+  barrier();
+  const float result = reduced[0];
+  barrier();
+  return result;
+}
+
+float reduce_sum(float x) {
+  const uint thread = gl_LocalInvocationID.x;
+  reduced[thread] = x;
+  for (uint n = kRowThreads / 2; n > 0; n /= 2) {
+    barrier();
+    if (thread < n) reduced[thread] += reduced[thread + n];
+  }
+  barrier();
+  const float result = reduced[0];
+  barrier();
+  return result;
+}
+
+// Sums of counts. Three counters in turn, so that one barrier a sum will do: that of the sum before may still be read,
+// the one after is made 0. `turn` is the same for all threads and begins at 0 after clear_counters.
+void clear_counters() {
+  barrier();  // sums before are read
+  if (gl_LocalInvocationID.x < 3) counters[gl_LocalInvocationID.x] = 0;
+  barrier();
+}
+uint sum_counts(uint n, inout uint turn) {
+  if (n != 0) atomicAdd(counters[turn], n);
+  barrier();
+  const uint total = counters[turn];
+  if (gl_LocalInvocationID.x == 0) counters[(turn + 2) % 3] = 0;
+  turn = (turn + 1) % 3;
+  return total;
+}
+
+// softmax(row)[j] = weight(score j) / sum, by the rules of softmax_row in src/cpu/ref.h.
+struct Softmax {
+  float top, sum;
+};
+
+float weight(Softmax s, uint word) {
+  if (!is_valid(word)) return 0.0;
+  if (floatBitsToUint(s.top) == POSITIVE_INFINITY) return word == POSITIVE_INFINITY ? 1.0 : 0.0;
+  return exp(uintBitsToFloat(word) - s.top);
+}
+
+Softmax softmax_of(uint base, uint n) {
+  const uint thread = gl_LocalInvocationID.x;
+  Softmax s;
+  s.top = -3.402823466e38;  // lowest
+  s.sum = 0.0;
+  for (uint j = thread; j < n; j += kRowThreads) {
+    const uint word = row_word(base, j);
+    if (is_valid(word)) s.top = max(s.top, uintBitsToFloat(word));
+  }
+  s.top = reduce_max(s.top);
+  for (uint j = thread; j < n; j += kRowThreads) s.sum += weight(s, row_word(base, j));
+  s.sum = reduce_sum(s.sum);
+  return s;
+}
+
+float probability(Softmax s, uint word) {
+  if (s.sum == 0.0) return 0.0;
+  const float w = weight(s, word);
+  const float quotient = w / s.sum;
+  // A division may be off by 2.5 ulps; equal scores must give what a rounded quotient gives, or a threshold of 1 / n
+  // decides otherwise than elsewhere.
+  return fma(fma(-quotient, s.sum, w), 1.0 / s.sum, quotient);
+}
