@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
 from ctypes import byref, c_int32, c_uint64, c_void_p
@@ -452,7 +451,7 @@ def _current_stream(tensor: Optional[Tensor]) -> int:
     """Torch's, for its own tensors; the legacy default stream, which others synchronised with, else."""
     from ._dlpack import LEGACY_STREAM
 
-    owner = tensor._owner if tensor is not None else None
+    owner: Any = tensor._owner if tensor is not None else None
     if type(owner).__module__.split(".")[0] == "torch":
         import torch
 

@@ -91,7 +91,8 @@ class _Owner:
 
     def __init__(self, managed: Any, address: int) -> None:
         if managed.deleter:
-            weakref.finalize(self, managed.deleter, address)
+            # Not at exit: calls may still be in flight then.
+            weakref.finalize(self, managed.deleter, address).atexit = False
 
 
 def from_dlpack(obj: Any, name: str, stream: Optional[int]) -> Foreign:
@@ -173,7 +174,7 @@ class Exported:
     def __init__(self, obj: Any) -> None:
         view = _PyBuffer()
         _get_buffer(obj, ctypes.byref(view), _FULL_RO)  # raises what the object raises
-        weakref.finalize(self, _release_buffer, ctypes.byref(view))
+        weakref.finalize(self, _release_buffer, ctypes.byref(view)).atexit = False  # as above
         self.address: int = view.buf or 0
         self.size: int = view.len
         self.itemsize: int = view.itemsize

@@ -27,7 +27,10 @@ class Library:
         self.path = path
         self.cdll = ctypes.CDLL(path, mode=ctypes.RTLD_LOCAL)
         for name, (result, arguments) in _abi.PROTOTYPES.items():
-            function = getattr(self.cdll, name)
+            try:
+                function = getattr(self.cdll, name)
+            except AttributeError:
+                raise ImportError(f"{path} has no function {name}: it is another library, or an older one") from None
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
         found = self.cdll.seer_version()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
+import weakref
 from ctypes import byref, c_int64, c_void_p
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
@@ -19,6 +21,10 @@ from ._ticket import Cancel, Progress, ProgressEntry, call_progress, register, u
 
 if TYPE_CHECKING:
     from ._context import Context
+
+# Models by number: operators in graphs can pass a number and no object.
+numbered: "weakref.WeakValueDictionary[int, Model]" = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
 
 Weights = Union[Any, Tuple[Any, Any]]
 
@@ -64,6 +70,9 @@ class _LoadParams:
 class Model(Handle):
     """Gate weights, immutable. Thread-safe; usable with every context of the same device. Made by the class methods."""
 
+    _config: GateConfig
+    _number: int
+
     def __init__(self) -> None:
         raise TypeError("use Model.load, Model.from_memory or Model.from_arrays")
 
@@ -75,6 +84,8 @@ class Model(Handle):
         config = _abi.init(_abi.seer_gate_config)
         lib.check(lib.seer_model_config(pointer, byref(config)))
         self._config = GateConfig._of(config)
+        self._number = next(_numbers)
+        numbered[self._number] = self
         return self
 
     @classmethod

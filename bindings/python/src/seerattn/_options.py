@@ -181,7 +181,7 @@ class GateConfig:
     """What Select() means in calls."""
 
     def _struct(self) -> _abi.seer_gate_config:
-        config = _abi.init(_abi.seer_gate_config)
+        config: _abi.seer_gate_config = _abi.init(_abi.seer_gate_config)
         for name in ("layers", "q_heads", "kv_heads", "head_dim", "gate_dim", "block_size", "q_pool", "k_pool"):
             setattr(config, name, getattr(self, name))
         config.force_double, config.first_layer = int(self.force_double), self.first_layer

@@ -49,8 +49,7 @@ def _unraisable(function: Any) -> None:
         hook(Arguments)
 
 
-@_abi.seer_progress_fn
-def call_progress(user: Optional[int], done: int, total: int) -> int:
+def _on_progress(user: Optional[int], done: int, total: int) -> int:
     entry = _registry.get(user or 0)
     if entry is None:
         return 0
@@ -61,14 +60,27 @@ def call_progress(user: Optional[int], done: int, total: int) -> int:
         return 1
 
 
-@_abi.seer_done_fn
-def _call_done(user: Optional[int], ticket: int, status: int) -> None:
+def _on_done(user: Optional[int], ticket: int, status: int) -> None:
     function = _registry.pop(user or 0, None)
     if function is not None:
         try:
             function()
         except BaseException:
             _unraisable(function)
+
+
+def _on_log(user: Optional[int], level: int, message: Optional[int], length: int) -> None:
+    function = _registry.get(user or 0)
+    if function is not None:
+        try:
+            function(level, ctypes.string_at(message or 0, length).decode("utf-8", "replace"))
+        except BaseException:
+            _unraisable(function)
+
+
+call_progress = _abi.seer_progress_fn(_on_progress)
+call_log = _abi.seer_log_fn(_on_log)
+_call_done = _abi.seer_done_fn(_on_done)
 
 
 class ProgressEntry:
@@ -218,13 +230,3 @@ class Ticket:
     def __repr__(self) -> str:
         state = "in flight" if not self._finished.is_set() else "failed" if self._error is not None else "done"
         return f"<seerattn.Ticket {self.number}, {state}>"
-
-
-@_abi.seer_log_fn
-def call_log(user: Optional[int], level: int, message: Optional[int], length: int) -> None:
-    function = _registry.get(user or 0)
-    if function is not None:
-        try:
-            function(level, ctypes.string_at(message or 0, length).decode("utf-8", "replace"))
-        except BaseException:
-            _unraisable(function)
