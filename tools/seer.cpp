@@ -25,6 +25,7 @@ constexpr const char *closing =
 int run(int argc, char **argv) {
   using namespace seer::tool;
   CLI::App app(about, "seer");
+  app.allow_windows_style_options(false);  // the same command line everywhere; "/name" is a path
   app.footer(closing);
   app.require_subcommand(1);
   app.set_version_flag("--version", [] { return "seer " + build_json()["version"].get<std::string>(); });

@@ -1,8 +1,10 @@
 /* The life of every handle, in C99: a caller that knows nothing but seerattn.h. */
 #include <seerattn/seerattn.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../support/aligned.h"
 
 #define CHECK(condition)                                                                                          \
   do {                                                                                                            \
@@ -35,9 +37,9 @@ static void fill(float *data, int count, int seed) {
 
 static int allocations, logged;
 static void *SEER_CALL count_alloc(void *user, uint64_t size, uint64_t align) {
-  void *p = NULL;
+  void *p = aligned_get(size, align);
   (void)user;
-  if (posix_memalign(&p, (size_t)align, (size_t)size) != 0) return NULL;
+  if (!p) return NULL;
   __sync_fetch_and_add(&allocations, 1);
   return p;
 }
@@ -45,7 +47,7 @@ static void SEER_CALL count_free(void *user, void *ptr, uint64_t size) {
   (void)user;
   (void)size;
   __sync_fetch_and_sub(&allocations, 1);
-  free(ptr);
+  aligned_put(ptr);
 }
 static void SEER_CALL count_release(void *user) { __sync_fetch_and_add((int *)user, 1); }
 static void SEER_CALL count_log(void *user, seer_log_level level, const char *message, size_t length) {

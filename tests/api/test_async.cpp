@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "../support/aligned.h"
 #include "api.h"
 
 using namespace api;
@@ -80,14 +81,11 @@ TEST_CASE("a ticket is not ready, times out, and is done; its successor waits in
 TEST_CASE("descriptors are read during the call only, memory of tensors and buffers until the ticket is done") {
   // Freed memory is spoiled, so that a buffer freed too early shows.
   seer_allocator allocator = SEER_INIT(seer_allocator);
-  allocator.host_alloc = [](void *, uint64_t size, uint64_t align) -> void * {
-    void *p = nullptr;
-    return posix_memalign(&p, align, size) == 0 ? p : nullptr;
-  };
+  allocator.host_alloc = [](void *, uint64_t size, uint64_t align) -> void * { return aligned_get(size, align); };
   allocator.host_free = [](void *, void *p, uint64_t size) {
     volatile unsigned char *bytes = static_cast<unsigned char *>(p);  // a memset here is optimised away
     for (uint64_t i = 0; i < size; i++) bytes[i] = 0x7f;
-    std::free(p);
+    aligned_put(p);
   };
   seer_context_params params = cpu_params();
   params.allocator = &allocator;

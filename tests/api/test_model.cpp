@@ -1,12 +1,9 @@
 // Models from folders and memory: the golden cases through the C API, saving, ranges, cancelling.
-#include <dirent.h>
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <fstream>
 #include <iterator>
 
+#include "../support/temp_dir.h"
 #include "api.h"
 
 using namespace api;
@@ -20,18 +17,6 @@ std::string read_file(const std::string &path) {
   REQUIRE(file.good());
   return {std::istreambuf_iterator<char>(file), {}};
 }
-
-struct Folder {
-  Folder() { REQUIRE(mkdtemp(path) != nullptr); }
-  ~Folder() {
-    if (DIR *dir = opendir(path)) {
-      while (const dirent *entry = readdir(dir)) unlink((std::string(path) + "/" + entry->d_name).c_str());
-      closedir(dir);
-    }
-    rmdir(path);
-  }
-  char path[32] = "/tmp/seerattn-api-XXXXXX";
-};
 
 Model load(seer_context *ctx, const std::string &dir, const seer_load_params *params = nullptr) {
   seer_model *model = nullptr;
@@ -73,9 +58,9 @@ TEST_CASE("a folder loads, tells its configuration, saves, and loads again as th
     CHECK(config.select.method != SEER_SELECT_MODEL);
     if (config.rope.kind == SEER_ROPE_INV_FREQ) CHECK(config.rope.inv_freq_count == uint32_t(config.head_dim / 2));
 
-    const Folder folder;
-    OK(seer_model_save(model.get(), folder.path));
-    const Model again = load(ctx.get(), folder.path);
+    const TempDir folder;
+    OK(seer_model_save(model.get(), folder.str().c_str()));
+    const Model again = load(ctx.get(), folder.str().c_str());
     const seer_gate_config copy = config_of(again);
     CHECK(copy.layers == config.layers);
     CHECK(copy.gate_dim == config.gate_dim);
@@ -151,11 +136,11 @@ TEST_CASE("folders that are not there or hold rubbish") {
   FAILS(SEER_ERROR_INVALID_ARGUMENT, "dir is empty", seer_model_load_dir(ctx.get(), "", nullptr, &none));
   const Model model = make_model(ctx.get());
   FAILS(SEER_ERROR_IO, "nowhere", seer_model_save(model.get(), "/tmp/nowhere-at-all"));
-  const Folder folder;
+  const TempDir folder;
   // A pickle that would run a command.
-  std::ofstream(std::string(folder.path) + "/config.json") << read_file(golden("double-gate") + "/config.json");
-  std::ofstream(std::string(folder.path) + "/attn_gate_weights.pth") << "cos\nsystem\n(S'true'\ntR.";
-  const seer_status status = seer_model_load_dir(ctx.get(), folder.path, nullptr, &none);
+  std::ofstream(folder / "config.json") << read_file(golden("double-gate") + "/config.json");
+  std::ofstream(folder / "attn_gate_weights.pth") << "cos\nsystem\n(S'true'\ntR.";
+  const seer_status status = seer_model_load_dir(ctx.get(), folder.str().c_str(), nullptr, &none);
   CHECK((status == SEER_ERROR_FORMAT || status == SEER_ERROR_UNSAFE_FILE));
   CHECK(none == nullptr);
 }

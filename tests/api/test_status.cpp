@@ -1,6 +1,8 @@
 // What bad input gets: the status, a message that names the argument, and nothing changed.
+#if !defined(_WIN32)
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include <functional>
 #include <limits>
@@ -479,6 +481,7 @@ TEST_CASE("names of statuses; the text of the last error stays until the next on
   CHECK(std::string(seer_last_error()).find("77") != std::string::npos);
 }
 
+#if !defined(_WIN32)
 TEST_CASE("after fork the child's calls say that the device is lost, and releasing is harmless") {
   Context ctx = make_context();
   Model model = make_model(ctx.get());
@@ -508,3 +511,4 @@ TEST_CASE("after fork the child's calls say that the device is lost, and releasi
   CHECK(WEXITSTATUS(status) == 0);
   OK(seer_prefill(ctx.get(), model.get(), 4, &desc, nullptr, nullptr));
 }
+#endif

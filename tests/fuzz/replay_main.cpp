@@ -12,10 +12,10 @@ static bool replay(const std::filesystem::path &path) {
   std::ifstream file(path, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   if (!file) {
-    std::fprintf(stderr, "%s: cannot be read\n", path.c_str());
+    std::fprintf(stderr, "%s: cannot be read\n", path.string().c_str());
     return false;
   }
-  std::fprintf(stderr, "%s\n", path.c_str());  // the last name is the culprit after a crash
+  std::fprintf(stderr, "%s\n", path.string().c_str());  // the last name is the culprit after a crash
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size());
   return true;
 }

@@ -1,5 +1,6 @@
 """The seer command from outside: exit codes, messages, JSON, files. test_seer.py SEER GOLDEN_DIR [unittest options]"""
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -10,12 +11,13 @@ import unittest
 import zlib
 
 SEER, GOLDEN = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+WRAPPER = os.environ.get("MESON_EXE_WRAPPER", "").split()  # Wine, for a build for Windows
 COMMANDS = ["devices", "info", "prefill", "check", "convert", "gate-init", "bench"]
 
 
 def seer(*args, code=0):
     """Runs seer, insists on the exit code and on silence on stderr where it is 0, and returns (stdout, stderr)."""
-    done = subprocess.run([SEER, *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*WRAPPER, SEER, *map(str, args)], capture_output=True, text=True, timeout=120)
     assert done.returncode == code, f"seer {args}: exit {done.returncode}, expected {code}\n{done.stdout}{done.stderr}"
     assert code != 0 or done.stderr == "", done.stderr
     return done.stdout, done.stderr

@@ -3,36 +3,16 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <fstream>
 #include <span>
 #include <string>
 
+#include "../support/temp_dir.h"
 #include "status.h"
 
 namespace seer::test {
 
-class TempDir {
-public:
-  TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "seerattn-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()));
-    path_ = name;
-  }
-  ~TempDir() { std::filesystem::remove_all(path_); }
-  TempDir(const TempDir &) = delete;
-  TempDir &operator=(const TempDir &) = delete;
-  std::string operator/(const std::string &name) const { return (path_ / name).string(); }
-  std::string str() const { return path_.string(); }
-  size_t count() const {
-    size_t n = 0;
-    for ([[maybe_unused]] const auto &entry : std::filesystem::directory_iterator(path_)) ++n;
-    return n;
-  }
-
-private:
-  std::filesystem::path path_;
-};
+using ::TempDir;
 
 inline void put(const std::string &path, std::string_view bytes) {
   std::ofstream file(path, std::ios::binary);

@@ -1,5 +1,7 @@
 #include "backend.h"
 
+#include "../support/aligned.h"
+
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -68,11 +70,11 @@ TEST_CASE("backends: cpu memory is aligned, writable, and comes from the caller'
     if (c.refuse) return nullptr;
     c.live += int64_t(size);
     c.calls++;
-    return std::aligned_alloc(align, (size + align - 1) / align * align);
+    return aligned_get(size, align);
   };
   params.allocator.free = [](void *user, void *ptr, uint64_t size) {
     static_cast<Counter *>(user)->live -= int64_t(size);
-    std::free(ptr);
+    aligned_put(ptr);
   };
   const auto device = create_device(BackendKind::cpu, params);
   const BackendFns &fns = *device->fns;

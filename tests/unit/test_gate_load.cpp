@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "../support/aligned.h"
 #include "files.h"
 #include "gate_config.h"
 #include "gate_save.h"
@@ -348,11 +349,11 @@ TEST_CASE("gate_load: the caller's allocator") {
     auto &c = *static_cast<Counter *>(user);
     if (c.empty) return nullptr;
     c.held += size;
-    return std::aligned_alloc(align, (size + align - 1) / align * align);
+    return aligned_get(size, align);
   };
   options.allocator.free = [](void *user, void *p, uint64_t size) {
     static_cast<Counter *>(user)->held -= size;
-    std::free(p);
+    aligned_put(p);
   };
   {
     const GateModel model = load_gates_dir(golden + "llama-threshold", options);
