@@ -193,6 +193,21 @@ fn views() {
     ctx.run(Prefill::new(&model, 0, input(&qh, &q), input(&kh, &k), input(&vh, &v), out)).unwrap();
     assert_ne!(want, qh);
 
+    // The same numbers in f32 and f16: what bf16 and f16 round away is all that differs.
+    let mut exact = Values::zeros(&q.shape);
+    ctx.run(Prefill::new(&model, 0, q.tensor(), k.tensor(), v.tensor(), exact.tensor_mut())).unwrap();
+    let f16 = |values: &Values| values.data.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>();
+    let (qf, kf, vf) = (f16(&q), f16(&k), f16(&v));
+    let mut outf = qf.clone();
+    let (qf, kf) = (TensorRef::new(&qf, &q.shape), TensorRef::new(&kf, &k.shape));
+    ctx.run(Prefill::new(&model, 0, qf, kf, TensorRef::new(&vf, &v.shape), TensorMut::new(&mut outf, &q.shape)))
+        .unwrap();
+    let mean = |of: &dyn Fn(usize) -> f32| {
+        let sum: f32 = exact.data.iter().enumerate().map(|(i, x)| (of(i) - x).abs()).sum();
+        sum / exact.data.len() as f32
+    };
+    assert!(mean(&|i| want[i].to_f32()) < 1e-2 && mean(&|i| outf[i].to_f32()) < 1e-2);
+
     let &[_, s, h, d] = &q.shape[..] else { panic!() };
     let mut by_head = qh.clone();
     for (i, row) in qh.chunks(d).enumerate() {

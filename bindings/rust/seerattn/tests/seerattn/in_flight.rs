@@ -160,14 +160,26 @@ fn forgotten() {
         }
     }
     let freed = Arc::new(AtomicBool::new(false));
+    let (first, running) = (AtomicBool::new(true), Arc::new(Barrier::new(2)));
+    let hold = running.clone();
     {
         let ctx = cpu();
         let memory = Arc::new(Memory(noise(), freed.clone()));
         let out = Buffer::new(&ctx, 4 * COUNT as u64).unwrap();
         let input = || TensorRef::shared::<f32, _>(memory.clone(), &SHAPE);
         let operation = Attention::new(input(), input(), input(), out.tensor_mut::<f32>(&SHAPE));
-        std::mem::forget(ctx.submit(operation.progress(|_, _| ControlFlow::Continue(()))).unwrap());
+        let pending = ctx.submit(operation.progress(move |_, _| {
+            if first.swap(false, Ordering::SeqCst) {
+                hold.wait();
+                hold.wait();
+            }
+            ControlFlow::Continue(())
+        }));
+        std::mem::forget(pending.unwrap());
     }
+    running.wait();
+    assert!(!freed.load(Ordering::SeqCst)); // it runs, and nothing but itself holds its memory
+    running.wait();
     for _ in 0..1000 {
         if freed.load(Ordering::SeqCst) {
             return;
@@ -244,11 +256,32 @@ fn cancelled_in_flight() {
     started.wait();
     let error = std::thread::spawn(move || pending.wait()).join().unwrap().unwrap_err();
     assert_eq!(error.status(), Status::Cancelled);
-    assert!(!error.detail().is_empty());
+    assert!(!error.detail().is_empty() && !error.detail().contains("4096"), "{error}");
 
     let after = submit(&ctx, &input, &out);
     assert!(after.wait_timeout(Duration::from_secs(60)) && after.is_done());
     after.wait().unwrap();
+}
+
+/// The library forgets what became of old work; the status is known all the same.
+#[test]
+fn waited_for_late() {
+    let ctx = cpu();
+    let cancel = Cancel::new().unwrap();
+    cancel.trigger();
+    let buffer = Buffer::new(&ctx, 4 * COUNT as u64).unwrap();
+    let tensor = |tokens| buffer.tensor::<f32>(&[1, tokens, 1, 64]);
+    let operation = |tokens| {
+        let out = buffer.tensor_mut::<f32>(&[1, tokens, 1, 64]).with_offset(2 * COUNT as u64);
+        Attention::new(tensor(tokens), tensor(tokens), tensor(tokens), out)
+    };
+    let old = ctx.submit(operation(64).cancel(&cancel)).unwrap();
+    for _ in 0..5000 {
+        ctx.run(operation(0)).unwrap();
+    }
+    let error = old.wait().unwrap_err();
+    assert_eq!(error.status(), Status::Cancelled);
+    assert!(error.detail().contains("4096"), "{error}");
 }
 
 /// A closure's panic cancels the work and goes on where it is waited for.

@@ -121,6 +121,15 @@ fn sequences() {
     }
 }
 
+/// In C no sequences would mean that the batch is not packed, and a dense batch would run.
+#[test]
+fn no_sequences() {
+    let (ctx, x, mut out) = (cpu(), vec![0f32; COUNT], vec![0f32; COUNT]);
+    let input = || TensorRef::new(&x, &SHAPE);
+    let operation = Attention::new(input(), input(), input(), TensorMut::new(&mut out, &SHAPE));
+    assert!(ctx.run(operation.sequences(&[0])).is_err());
+}
+
 #[test]
 fn models_and_caches() {
     let (ctx, case) = (cpu(), Case::named("head-dim-64"));
