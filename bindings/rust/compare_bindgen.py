@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the declarations of seerattn-sys with what bindgen makes of the header. usage: compare_bindgen.py OURS THEIRS"""
+"""Compares the declarations of seerattn-sys with bindgen's of the header. usage: compare_bindgen.py OURS THEIRS"""
 import re
 import sys
 

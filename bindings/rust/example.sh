@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# example: runs examples/prefill.rs with the library of a build folder. usage: example.sh BUILD_DIR GATES TENSORS [LAYER]
+# example: runs examples/prefill.rs with the library of a build folder. usage: example.sh BUILD_DIR GATES TENSORS
+# [LAYER]
 set -euo pipefail
 build=$(cd "$1" && pwd)
 shift

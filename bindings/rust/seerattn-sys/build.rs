@@ -85,9 +85,10 @@ fn link_dir(dir: &Path) {
     let first = match found.first() {
         Some(first) => first,
         None => fail(&format!(
-            "SEERATTN_DIR is {}, and there is no libseerattn in it, nor in its lib, lib64, {} or bin",
+            "SEERATTN_DIR is {}, and there is no libseerattn in it, nor in its lib, lib64, {} or bin{}",
             dir.display(),
-            multiarch
+            multiarch,
+            if dir.is_relative() { ". Give an absolute path: build scripts run in a folder of their own" } else { "" }
         )),
     };
     let libdir = first.parent().unwrap_or(dir).to_path_buf();

@@ -17,7 +17,8 @@ compile_error!("seerattn supports 64-bit targets only");
 
 use std::os::raw::{c_char, c_void};
 
-// ---- Macros: each also gives the tests a table of what it declares ----------------------------------------------------
+// ---- Macros: each also gives the tests a table of what it declares
+// ----------------------------------------------------
 
 /// Opaque types: never made, moved or read in Rust, and neither `Send` nor `Sync` by themselves.
 macro_rules! handles {
@@ -288,8 +289,10 @@ structs! {
         pub reserved: u32,
         pub host_alloc: Option<unsafe extern "C" fn(user: *mut c_void, size: u64, align: u64) -> *mut c_void>,
         pub host_free: Option<unsafe extern "C" fn(user: *mut c_void, ptr: *mut c_void, size: u64)>,
-        pub device_alloc: Option<unsafe extern "C" fn(user: *mut c_void, size: u64, stream: *mut c_void) -> *mut c_void>,
-        pub device_free: Option<unsafe extern "C" fn(user: *mut c_void, ptr: *mut c_void, size: u64, stream: *mut c_void)>,
+        pub device_alloc:
+            Option<unsafe extern "C" fn(user: *mut c_void, size: u64, stream: *mut c_void) -> *mut c_void>,
+        pub device_free:
+            Option<unsafe extern "C" fn(user: *mut c_void, ptr: *mut c_void, size: u64, stream: *mut c_void)>,
         pub user: *mut c_void,
         pub release: seer_release_fn,
     }

@@ -9,8 +9,8 @@ use std::ptr::{self, NonNull};
 /// Per layer and sequence, the gate's vector of each complete key block, so that a chunk pools only what is new.
 ///
 /// An operation of the same context and model that names the cache adds the blocks that the cache lacks. The keys
-/// themselves stay with the caller: each call passes all of them so far. Work that fails or is cancelled leaves the cache
-/// as it was.
+/// themselves stay with the caller: each call passes all of them so far. Work that fails or is cancelled leaves the
+/// cache as it was.
 ///
 /// One thread at a time: it may move to another thread but not be shared.
 ///
@@ -47,7 +47,8 @@ impl GateCache {
         Ok(usize::try_from(tokens).unwrap_or(0))
     }
 
-    /// Forgets what lies beyond `tokens` (rounded down to blocks) of one sequence or, with `None`, of all, in all layers.
+    /// Forgets what lies beyond `tokens` (rounded down to blocks) of one sequence or, with `None`, of all, in all
+    /// layers.
     pub fn truncate(&mut self, sequence: Option<usize>, tokens: usize) -> Result<()> {
         let sequence = sequence.map_or(-1, saturate_i32);
         // SAFETY: the handle lives and is ours alone.

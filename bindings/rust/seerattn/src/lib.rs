@@ -6,10 +6,10 @@
 //!
 //! | header | here |
 //! |---|---|
-//! | contexts, models, buffers and cancel flags are thread-safe | they are `Clone + Send + Sync`, a clone is the same object |
+//! | contexts, models, buffers, cancel flags are thread-safe | they are `Clone + Send + Sync` |
 //! | a gate cache is for one thread at a time | [`GateCache`] is `Send` but not `Sync` |
-//! | tensors' memory must live until the work is done | lifetime `'t` of an operation: the scope of [`Context::scope`], or `'static` for [`Context::submit`] |
-//! | everything else is read only during the call | lifetime `'c` of an operation |
+//! | tensors' memory must live until the work is done | lifetime `'t`; `'static` for [`Context::submit`] |
+//! | all else is read only during the call | lifetime `'c` of an operation |
 //! | outputs overlap nothing | [`TensorMut`] borrows mutably |
 //! | callbacks must return normally | panics are caught in them and go on in the thread that waits |
 //!

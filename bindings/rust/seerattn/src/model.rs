@@ -25,8 +25,8 @@ unsafe impl Send for Model {}
 unsafe impl Sync for Model {}
 
 impl Model {
-    /// Loads a folder in the style of Hugging Face: `config.json` with `attn_gate_weights.safetensors`, else `.pth`, else
-    /// the gates inside the model's own `.safetensors`. [`LoadOptions`] can load a part.
+    /// Loads a folder in the style of Hugging Face: `config.json` with `attn_gate_weights.safetensors`, else `.pth`,
+    /// else the gates inside the model's own `.safetensors`. [`LoadOptions`] can load a part.
     pub fn load(ctx: &Context, dir: impl AsRef<Path>) -> Result<Self> {
         LoadOptions::new().load(ctx, dir)
     }
@@ -61,8 +61,8 @@ impl Model {
         Ok(Self::wrap(raw))
     }
 
-    /// Writes `config.json` and `attn_gate_weights.safetensors` into a folder, which must exist. Each file is complete or
-    /// absent, whatever happens.
+    /// Writes `config.json` and `attn_gate_weights.safetensors` into a folder, which must exist. Each file is complete
+    /// or absent, whatever happens.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = path(dir.as_ref())?;
         // SAFETY: the handle lives, `dir` ends with NUL.

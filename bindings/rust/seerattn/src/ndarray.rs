@@ -3,8 +3,8 @@ use crate::error::{Error, Status};
 use crate::tensor::{Element, TensorMut, TensorRef, View};
 use ndarray::{ArrayBase, ArrayView, ArrayViewMut, Data, DataMut, Dimension};
 
-/// Strides that are negative are told to the library as such, which refuses them; `bytes` then counts what lies above the
-/// first element, so that the view says nothing untrue.
+/// Strides that are negative are told to the library as such, which refuses them; `bytes` then counts what lies above
+/// the first element, so that the view says nothing untrue.
 fn view<T: Element>(first: *const T, shape: &[usize], strides: &[isize]) -> View {
     let mut reach = 0usize; // index of the last element
     for (&extent, &stride) in shape.iter().zip(strides) {
@@ -32,8 +32,8 @@ impl<'a, T: Element, S: Data<Elem = T>, D: Dimension> From<&'a ArrayBase<S, D>> 
     }
 }
 
-/// Axes in any order, the last with a stride of 1, without gaps between the elements: what lies in a gap may be borrowed
-/// by somebody else.
+/// Axes in any order, the last with a stride of 1, without gaps between the elements: what lies in a gap may be
+/// borrowed by somebody else.
 impl<'a, T: Element, D: Dimension> From<ArrayViewMut<'a, T, D>> for TensorMut<'a> {
     fn from(mut array: ArrayViewMut<'a, T, D>) -> Self {
         let mut view = view(array.as_mut_ptr() as *const T, array.shape(), array.strides());

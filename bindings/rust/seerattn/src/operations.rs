@@ -83,10 +83,6 @@ impl<'t, 'c> Common<'t, 'c> {
             let text = format!("sequences has {} offsets for q and {} for k", q.len(), k.len());
             self.error = Some(Error::new(Status::Shape, text));
         }
-        if q.is_empty() {
-            let text = "sequences has no offsets; expected one more than sequences, the first 0";
-            self.error = Some(Error::new(Status::Shape, text));
-        }
         self.sequences = Some((q, k));
     }
 
@@ -94,8 +90,7 @@ impl<'t, 'c> Common<'t, 'c> {
         self.sequences.map_or_else(Default::default, |(q, k)| sys::seer_sequences {
             q: q.as_ptr(),
             k: k.map_or(ptr::null(), <[i32]>::as_ptr),
-            // One offset alone, no sequence, is told as -1: 0 would say that the batch is not packed.
-            count: if q.len() == 1 { -1 } else { saturate_i32(q.len().saturating_sub(1)) },
+            count: saturate_i32(q.len()) - 1, // the library refuses -1, and 0 where there are offsets
             ..Default::default()
         })
     }
@@ -118,8 +113,8 @@ impl<'t, 'c> Common<'t, 'c> {
 /// Builder methods of all operations.
 macro_rules! common_methods {
     () => {
-        /// A packed batch: sequence `b` has the query tokens, and key tokens, from `offsets[b]` to `offsets[b + 1]`. The
-        /// first offset is 0, the last the number of tokens. Tensors then have no batch dimension: `[T, H, D]`.
+        /// A packed batch: sequence `b` has the query tokens, and key tokens, from `offsets[b]` to `offsets[b + 1]`.
+        /// The first offset is 0, the last the number of tokens. Tensors then have no batch dimension: `[T, H, D]`.
         pub fn sequences(mut self, offsets: &'c [i32]) -> Self {
             self.common.set_sequences(offsets, None);
             self
@@ -160,8 +155,8 @@ macro_rules! gated_methods {
             self
         }
 
-        /// For chunks: tokens of the whole prompt, for the ratio method and `last_dense_rows`. 0 = the keys are all there
-        /// is.
+        /// For chunks: tokens of the whole prompt, for the ratio method and `last_dense_rows`. 0 = the keys are all
+        /// there is.
         pub fn total_len(mut self, tokens: usize) -> Self {
             self.desc.total_len = saturate(tokens);
             self
@@ -219,7 +214,8 @@ impl<'t, 'c> Prefill<'t, 'c> {
         self
     }
 
-    /// Also gives the blocks attended to: `u8` `[B, Hq, nQ, nK]` or `u32` of 32 bits each, `[B, Hq, nQ, ceil(nK / 32)]`.
+    /// Also gives the blocks attended to: `u8` `[B, Hq, nQ, nK]` or `u32` of 32 bits each,
+    /// `[B, Hq, nQ, ceil(nK / 32)]`.
     pub fn mask(mut self, mask: impl Into<TensorMut<'t>>) -> Self {
         self.desc.mask = self.common.output("mask", mask);
         self
@@ -414,8 +410,8 @@ impl<'t> RawOperation<'t> for SelectBlocks<'t, '_> {
     }
 }
 
-/// Attention over the blocks of a mask of your own, or over all. Shapes as in [`Prefill`]. There is no RoPE unless asked
-/// for.
+/// Attention over the blocks of a mask of your own, or over all. Shapes as in [`Prefill`]. There is no RoPE unless
+/// asked for.
 #[derive(Debug)]
 #[must_use = "an operation does nothing until a context runs it"]
 pub struct Attention<'t, 'c> {

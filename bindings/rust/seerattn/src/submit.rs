@@ -1,8 +1,8 @@
 //! Running operations: waiting for them, in a scope, or freely.
 //!
-//! What must outlive an operation in flight (closures, cancel flags, owners of memory) lies in a `Work`, which belongs to
-//! the ticket: the library's completion callback takes it down. Forgetting a `Pending` therefore frees nothing early. A
-//! scope ends when the callbacks of all its operations have ended, for they drop closures that may borrow.
+//! What must outlive an operation in flight (closures, cancel flags, owners of memory) lies in a `Work`, which belongs
+//! to the ticket: the library's completion callback takes it down. Forgetting a `Pending` therefore frees nothing
+//! early. A scope ends when the callbacks of all its operations have ended, for they drop closures that may borrow.
 use crate::callback::{contain, lock, Panic, Progress};
 use crate::cancel::Cancel;
 use crate::context::Context;
@@ -143,8 +143,8 @@ impl Context {
     ///
     /// ```no_run
     /// # use seerattn::{Backend, Buffer, Context, Model, Prefill, Stats};
-    /// # async fn f(ctx: Context, model: Model, q: Buffer, k: Buffer, v: Buffer, out: Buffer) -> seerattn::Result<Stats> {
-    /// let shape = [1, 4096, 8, 128];
+    /// # async fn f(ctx: Context, model: Model, q: Buffer, k: Buffer, v: Buffer, out: Buffer) ->
+    /// seerattn::Result<Stats> { let shape = [1, 4096, 8, 128];
     /// let (q, k, v) = (q.tensor::<f32>(&shape), k.tensor::<f32>(&shape), v.tensor::<f32>(&shape));
     /// let stats = ctx.submit(Prefill::new(&model, 0, q, k, v, out.tensor_mut::<f32>(&shape)))?.await?;
     /// # Ok(stats)
@@ -302,8 +302,8 @@ unsafe extern "C" fn on_done(user: *mut c_void, _ticket: sys::seer_ticket, statu
 /// Takes the work down, then tells those who wait, the scope last.
 ///
 /// # Safety
-/// `work` is from `Box::into_raw`, the work is done, and nobody else does this. The lifetime of `Work` may have any name:
-/// what is inside is good until the group ends.
+/// `work` is from `Box::into_raw`, the work is done, and nobody else does this. The lifetime of `Work` may have any
+/// name: what is inside is good until the group ends.
 unsafe fn finish(work: *mut Work<'_>, status: sys::seer_status) {
     // SAFETY: the caller's promise.
     let Work { shared, group, progress, cancel, owners } = *unsafe { Box::from_raw(work) };
@@ -327,8 +327,8 @@ unsafe fn finish(work: *mut Work<'_>, status: sys::seer_status) {
 
 /// An operation in flight: wait for it, or `await` it. Dropping it neither waits nor cancels.
 ///
-/// The library keeps the outcome of the last 4096 operations of a context. Of older ones the status is still known here,
-/// but not its text nor the statistics.
+/// The library keeps the outcome of the last 4096 operations of a context. Of older ones the status is still known
+/// here, but not its text nor the statistics.
 #[derive(Debug)]
 #[must_use = "the outcome of the operation is lost unless it is waited for"]
 pub struct Pending {

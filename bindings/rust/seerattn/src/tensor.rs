@@ -165,8 +165,8 @@ macro_rules! layout_methods {
 
 /// An input: a view of memory that lives for `'a` and is only read.
 ///
-/// Making one checks nothing: the operation that gets it refuses what does not fit, e.g. a shape that exceeds its memory
-/// ([`Status::OutOfBounds`]).
+/// Making one checks nothing: the operation that gets it refuses what does not fit, e.g. a shape that exceeds its
+/// memory ([`Status::OutOfBounds`]).
 #[derive(Clone, Debug)]
 pub struct TensorRef<'a> {
     pub(crate) view: View,
@@ -182,8 +182,8 @@ pub struct TensorMut<'a> {
     life: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: like `&[T]` and `&mut [T]` of plain data, which they stand for; `Buffer` and the owners are `Send + Sync`. What
-// comes by `from_raw` has its caller's promise.
+// SAFETY: like `&[T]` and `&mut [T]` of plain data, which they stand for; `Buffer` and the owners are `Send + Sync`.
+// What comes by `from_raw` has its caller's promise.
 unsafe impl Send for TensorRef<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for TensorRef<'_> {}
@@ -231,7 +231,8 @@ impl TensorRef<'static> {
     pub fn shared<T: Element, A: AsRef<[T]> + Send + Sync + 'static>(data: Arc<A>, shape: &[usize]) -> Self {
         let slice: &[T] = (*data).as_ref();
         let mut view = View::host(slice.as_ptr().cast(), std::mem::size_of_val(slice), T::DTYPE, shape);
-        // A borrow of what the `Arc` holds is good as long as an `Arc` exists: exclusive access needs to be the only one.
+        // A borrow of what the `Arc` holds is good as long as an `Arc` exists: exclusive access needs to be the only
+        // one.
         view.owner = Some(Owner::Host { _memory: data });
         Self::wrap(view)
     }
