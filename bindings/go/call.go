@@ -9,6 +9,7 @@ import (
 	"math"
 	"runtime"
 	"runtime/cgo"
+	"strings"
 	"sync"
 	"unsafe"
 )
@@ -148,10 +149,8 @@ func (k *call) int32(name string, value int) C.int32_t {
 func (k *call) text(name, value string) *C.char {
 	bytes := make([]byte, len(value)+1)
 	copy(bytes, value)
-	for i := range value {
-		if value[i] == 0 {
-			k.fail(ErrInvalidArgument, "%s holds a NUL byte", name)
-		}
+	if strings.IndexByte(value, 0) >= 0 {
+		k.fail(ErrInvalidArgument, "%s holds a NUL byte", name)
 	}
 	return (*C.char)(unsafe.Pointer(&bytes[0]))
 }

@@ -216,12 +216,16 @@ func (c *Context) Info() (DeviceInfo, error) {
 	return deviceInfo(&info), nil
 }
 
-// Wait waits until everything submitted so far is done, however it went. ctx only ends the waiting.
+// Wait waits until everything submitted so far is done, however it went. The end of ctx only ends the waiting, with the
+// error of ctx.
 func (c *Context) Wait(ctx context.Context) error {
 	var k call
 	defer k.finish()
 	p := k.context(c)
-	if k.begin(ctx); k.err != nil {
+	if ctx == nil {
+		k.fail(ErrInvalidArgument, "the context.Context is nil")
+	}
+	if k.err != nil {
 		return k.err
 	}
 	done := make(chan struct{})
@@ -234,6 +238,6 @@ func (c *Context) Wait(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 }

@@ -90,7 +90,8 @@ func TestNil(t *testing.T) {
 		"model is NULL": func() error { _, err := dev.Prefill(background, noModel, 0, args); return err },
 		"desc is NULL":  func() error { _, err := dev.Prefill(background, model, 0, nil); return err },
 		"context.Context is nil": func() error {
-			_, err := dev.Prefill(nil, model, 0, args) //nolint:staticcheck // on purpose
+			expectError(t, dev.Wait(nil), seerattn.ErrInvalidArgument, "context.Context is nil") // on purpose
+			_, err := dev.Prefill(nil, model, 0, args)                                           // on purpose
 			return err
 		},
 		"buffer is NULL":  func() error { return seerattn.WriteBuffer(noBuffer, 0, []float32{1}) },
