@@ -21,123 +21,65 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 
-STATUS_OK, BACKEND_CPU, MEM_HOST = 0, 3, 1
-F32, F16, BF16, B32 = 1, 2, 3, 7
-SELECT_THRESHOLD, ROPE_THETA = 1, 2
-POOL_AVG, POOL_ALL = 4, 7
-DTYPES = {"f32": (torch.float32, F32), "f16": (torch.float16, F16), "bf16": (torch.bfloat16, BF16)}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bindings" / "python" / "src"))
+from seerattn import _abi as abi  # noqa: E402  # the C API itself: calls as short as they can be made
+from seerattn._library import Library  # noqa: E402
 
-
-class Tensor(c.Structure):
-    _fields_ = [("mem", c.c_int32), ("dtype", c.c_int32), ("ndim", c.c_int32), ("reserved0", c.c_uint32),
-                ("data", c.c_void_p), ("vk_buffer", c.c_uint64), ("buffer", c.c_void_p), ("offset", c.c_uint64),
-                ("size", c.c_uint64), ("shape", c.c_int64 * 4), ("stride", c.c_int64 * 4), ("reserved1", c.c_uint64)]
-
-
-class SelectSpec(c.Structure):
-    _fields_ = [("method", c.c_int32), ("last_dense_rows", c.c_int32), ("threshold", c.c_double), ("ratio", c.c_double),
-                ("token_budget", c.c_int64), ("flags", c.c_uint32), ("reserved", c.c_uint32)]
-
-
-class Rope(c.Structure):
-    _fields_ = [("kind", c.c_int32), ("inv_freq_count", c.c_uint32), ("theta", c.c_double),
-                ("attention_scaling", c.c_double), ("inv_freq", c.c_void_p), ("reserved", c.c_uint64 * 2)]
-
-
-class Sequences(c.Structure):
-    _fields_ = [("q", c.c_void_p), ("k", c.c_void_p), ("count", c.c_int32), ("reserved", c.c_uint32)]
-
-
-class Growable(c.Structure):
-    """A struct that starts with its own size."""
-
-    def __init__(self, **fields):
-        super().__init__(struct_size=c.sizeof(self), **fields)
-
-
-class ContextParams(Growable):
-    _fields_ = [("struct_size", c.c_uint32), ("backend", c.c_int32), ("device", c.c_int32), ("threads", c.c_int32),
-                ("flags", c.c_uint64), ("allocator", c.c_void_p), ("log", c.c_void_p), ("log_user", c.c_void_p),
-                ("log_release", c.c_void_p), ("log_level", c.c_int32), ("reserved", c.c_uint32),
-                ("workspace_limit", c.c_uint64)]
-
-
-class DeviceInfo(Growable):
-    _fields_ = [("struct_size", c.c_uint32), ("backend", c.c_int32), ("ordinal", c.c_int32), ("vendor_id", c.c_uint32),
-                ("uuid", c.c_uint8 * 16), ("memory_bytes", c.c_uint64), ("dtype_bits", c.c_uint64),
-                ("name", c.c_char * 256), ("detail", c.c_char * 256)]
-
-
-class GateConfig(Growable):
-    _fields_ = [("struct_size", c.c_uint32)] + [(name, c.c_int32) for name in (
-        "layers", "q_heads", "kv_heads", "head_dim", "gate_dim", "block_size", "q_pool", "k_pool", "force_double",
-        "first_layer")] + [("reserved", c.c_uint32), ("rope", Rope), ("gate_rope", Rope), ("select", SelectSpec)]
-
-
-class GateWeights(Growable):
-    _fields_ = [("struct_size", c.c_uint32), ("reserved", c.c_uint32), ("wq", Tensor), ("wk", Tensor)]
-
-
-class GateDesc(Growable):
-    _fields_ = [("struct_size", c.c_uint32), ("flags", c.c_uint32), ("q", Tensor), ("k", Tensor), ("scores", Tensor),
-                ("mask", Tensor), ("sequences", Sequences), ("select", SelectSpec), ("rope", Rope),
-                ("cache", c.c_void_p), ("total_len", c.c_int64)]
-
-
-class AttentionDesc(Growable):
-    _fields_ = [("struct_size", c.c_uint32), ("flags", c.c_uint32), ("q", Tensor), ("k", Tensor), ("v", Tensor),
-                ("out", Tensor), ("lse", Tensor), ("mask", Tensor), ("sequences", Sequences), ("rope", Rope),
-                ("softmax_scale", c.c_double), ("block_size", c.c_int32), ("reserved", c.c_uint32)]
+DTYPES = {"f32": (torch.float32, abi.SEER_F32), "f16": (torch.float16, abi.SEER_F16), "bf16": (torch.bfloat16, abi.SEER_BF16)}
 
 
 class Seer:
     """The library, and a CPU context of it."""
 
     def __init__(self, path, threads):
-        self.lib = c.CDLL(os.path.abspath(path))
-        self.lib.seer_last_error.restype = c.c_char_p
+        self.lib = Library(os.path.abspath(path))
         self.context = c.c_void_p()
-        params = ContextParams(backend=BACKEND_CPU, threads=threads)
-        self.call("seer_context_create", c.byref(params), c.byref(self.context))
-
-    def call(self, name, *arguments):
-        status = getattr(self.lib, name)(*arguments)
-        if status != STATUS_OK:
-            sys.exit(f"{name}: status {status}: {self.lib.seer_last_error().decode()}")
+        params = abi.init(abi.seer_context_params)
+        params.backend, params.threads = abi.SEER_BACKEND_CPU, threads
+        self.lib.check(self.lib.seer_context_create(c.byref(params), c.byref(self.context)))
 
     def device(self):
-        info = DeviceInfo()
-        self.call("seer_context_info", self.context, c.byref(info))
+        info = abi.init(abi.seer_device_info)
+        self.lib.check(self.lib.seer_context_info(self.context, c.byref(info)))
         return f"{info.name.decode()}, {info.detail.decode()}"
 
     def attention(self, q, k, v, out, mask, block):
-        desc = AttentionDesc(q=heads_last(q), k=heads_last(k), v=heads_last(v), out=heads_last(out), block_size=block)
+        desc = abi.init(abi.seer_attention_desc)
+        desc.q, desc.k, desc.v, desc.out = heads_last(q), heads_last(k), heads_last(v), heads_last(out)
+        desc.block_size = block
         if mask is not None:
-            desc.mask = tensor(mask, B32)
-        self.call("seer_attention", self.context, c.byref(desc), None, None)
+            desc.mask = tensor(mask, abi.SEER_B32)
+        self.lib.check(self.lib.seer_attention(self.context, c.byref(desc), None, None))
 
     def gate_model(self, q_heads, kv_heads, dim, block):
         weights = torch.randn(q_heads, 3 * dim, dim).mul_(dim**-0.5).bfloat16()
-        config = GateConfig(layers=1, q_heads=q_heads, kv_heads=kv_heads, head_dim=dim, gate_dim=dim, block_size=block,
-                            q_pool=POOL_AVG, k_pool=POOL_ALL, rope=Rope(kind=ROPE_THETA, theta=10000.0))
-        layer = GateWeights(wk=tensor(weights, BF16))
-        layers = (c.POINTER(GateWeights) * 1)(c.pointer(layer))
+        config = abi.init(abi.seer_gate_config)
+        config.layers, config.q_heads, config.kv_heads, config.block_size = 1, q_heads, kv_heads, block
+        config.head_dim = config.gate_dim = dim
+        config.q_pool = abi.SEER_POOL_AVG
+        config.k_pool = abi.SEER_POOL_MAX | abi.SEER_POOL_MIN | abi.SEER_POOL_AVG
+        config.rope.kind, config.rope.theta = abi.SEER_ROPE_THETA, 10000.0
+        layer = abi.init(abi.seer_gate_weights)
+        layer.wk = tensor(weights, abi.SEER_BF16)
+        layers = (c.POINTER(abi.seer_gate_weights) * 1)(c.pointer(layer))
         model = c.c_void_p()
-        self.call("seer_model_create", self.context, c.byref(config), layers, c.byref(model))
+        self.lib.check(self.lib.seer_model_create(self.context, c.byref(config), layers, c.byref(model)))
         return model
 
     def gate(self, model, q, k, mask):
-        desc = GateDesc(q=heads_last(q), k=heads_last(k), mask=tensor(mask, B32),
-                        select=SelectSpec(method=SELECT_THRESHOLD, threshold=2e-3))
-        self.call("seer_gate", self.context, model, 0, c.byref(desc), None, None)
+        desc = abi.init(abi.seer_gate_desc)
+        desc.q, desc.k, desc.mask = heads_last(q), heads_last(k), tensor(mask, abi.SEER_B32)
+        desc.select.method, desc.select.threshold = abi.SEER_SELECT_THRESHOLD, 2e-3
+        self.lib.check(self.lib.seer_gate(self.context, model, 0, c.byref(desc), None, None))
 
 
 def tensor(t, dtype):
     size = (sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1) * t.element_size()
-    view = Tensor(mem=MEM_HOST, dtype=dtype, ndim=t.dim(), data=t.data_ptr(), size=size)
+    view = abi.seer_tensor(mem=abi.SEER_MEM_HOST, dtype=dtype, ndim=t.dim(), data=t.data_ptr(), size=size)
     view.shape[:t.dim()], view.stride[:t.dim()] = t.shape, t.stride()
     return view
 

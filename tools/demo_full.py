@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import List, NamedTuple, Optional
 import torch
 
 from capture import model_config, read_tokens
-from demo import MODEL, make_gates, percent, print_table
-from seerattn_ctypes import F32, SELECT_ALL, SELECT_RATIO, Seer, host_tensor, seer_select_spec
+from demo import MODEL, ROOT, make_gates, percent, print_table
 from smollm2 import SmolLM2
+
+sys.path.insert(0, str(ROOT / "bindings" / "python" / "src"))
+from seerattn import Context, Model, Select  # noqa: E402
 
 LICENCES = Path("/usr/share/common-licenses")
 TEXTS = ("Apache-2.0", "Artistic", "CC0-1.0", "MPL-2.0")  # 8766 tokens, no two alike
 METHODS = (
-    ("seerattn, every block", seer_select_spec(method=SELECT_ALL)),
-    ("ratio 0.5", seer_select_spec(method=SELECT_RATIO, ratio=0.5)),
-    ("ratio 0.25", seer_select_spec(method=SELECT_RATIO, ratio=0.25)),
-    ("ratio 0.1", seer_select_spec(method=SELECT_RATIO, ratio=0.1)),
+    ("seerattn, every block", Select.all()),
+    ("ratio 0.5", Select.ratio(0.5)),
+    ("ratio 0.25", Select.ratio(0.25)),
+    ("ratio 0.1", Select.ratio(0.1)),
 )
 
 
@@ -37,10 +40,10 @@ class Measure:
     """Runs the model over the tokens with one attention or another. Perplexity is that of the second half, so that
     every token measured has at least half the text as context."""
 
-    def __init__(self, model: SmolLM2, seer: Seer, tokens: List[int]) -> None:
-        self.model, self.seer, self.tokens = model, seer, tokens
+    def __init__(self, model: SmolLM2, seer: Context, gates: Model, tokens: List[int]) -> None:
+        self.model, self.seer, self.gates, self.tokens = model, seer, gates, tokens
 
-    def run(self, name: str, select: Optional[seer_select_spec]) -> Result:
+    def run(self, name: str, select: Optional[Select]) -> Result:
         """select None: PyTorch's attention."""
         kept = causal = 0
         attention_seconds = 0.0
@@ -52,12 +55,10 @@ class Measure:
                 out = self.model.dense(layer, q, k, v)
                 kept = causal = 1
             else:
-                q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-                out = torch.empty_like(q)
-                views = [host_tensor(x.data_ptr(), x.shape, F32) for x in (q, k, v, out)]
-                stats = self.seer.prefill(layer, *views, select)
-                kept += stats.blocks_kept
-                causal += stats.blocks_causal
+                result = self.seer.prefill(self.gates, layer, q, k, v, select=select)
+                out = result.out
+                kept += result.stats.blocks_kept
+                causal += result.stats.blocks_causal
             attention_seconds += time.perf_counter() - start
             return out
 
@@ -72,13 +73,6 @@ class Measure:
         return Result(perplexity, kept / causal, 1e3 * attention_seconds / self.model.layers, seconds, hidden)
 
 
-def find_library(build: Path) -> Path:
-    for name in ("libseerattn.so", "libseerattn.dylib"):
-        if (build / name).exists():
-            return build / name
-    raise SystemExit(f"demo: no libseerattn in {build}; ninja -C {build} builds it")
-
-
 def demo(args: argparse.Namespace) -> None:
     out = args.build / "demo"
     out.mkdir(parents=True, exist_ok=True)
@@ -91,11 +85,11 @@ def demo(args: argparse.Namespace) -> None:
     config = out / "model.json"
     config.write_text(json.dumps(model_config(model), indent=2) + "\n", "utf-8")
     gates = make_gates(args.build / "tools" / "seer", out / MODEL, config)
-    with Seer(find_library(args.build), args.backend) as seer:
-        seer.load(gates)
-        measure = Measure(model, seer, tokens)
+    os.environ.setdefault("SEERATTN_LIB", str(args.build.resolve()))
+    with Context(args.backend) as seer:
+        measure = Measure(model, seer, seer.load(gates), tokens)
         print(f"{len(tokens)} tokens of {' '.join(path.name for path in texts)}, {model.layers} layers, f32")
-        print(f"device: {seer.device()}", flush=True)
+        print(f"device: {seer.info.name} ({seer.info.detail})", flush=True)
         reference = measure.run("PyTorch, dense", None)
         print(f"PyTorch, dense: perplexity {reference.perplexity:.3f}, {reference.seconds:.0f} s", flush=True)
         results = [("PyTorch, dense", reference)]
@@ -103,7 +97,7 @@ def demo(args: argparse.Namespace) -> None:
             result = measure.run(name, select)
             results.append((name, result))
             print(f"{name}: perplexity {result.perplexity:.3f}, {result.seconds:.0f} s", flush=True)
-            if select.method == SELECT_ALL:
+            if select == Select.all():
                 error = ((result.hidden - reference.hidden).norm() / reference.hidden.norm()).item()
                 print(f"{name}: last hidden states differ from PyTorch's by {error:.1e} (Frobenius)", flush=True)
                 if not error < 1e-3:

@@ -1,6 +1,6 @@
 """The demo on captured attention of a real model. test_demo.py BUILD_DIR [unittest options]"""
-import ctypes
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -12,9 +12,11 @@ import zlib
 BUILD = pathlib.Path(sys.argv.pop(1))
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DATA = ROOT / "tests" / "data" / "smollm2"
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "bindings" / "python" / "src"))
+os.environ["SEERATTN_LIB"] = str(BUILD.resolve())
 
-from seerattn_ctypes import BF16, SELECT_ALL, SELECT_RATIO, Seer, SeerError, host_tensor, seer_select_spec  # noqa: E402
+import seerattn  # noqa: E402
+from seerattn import Select  # noqa: E402
 
 
 def seer(*args):
@@ -26,17 +28,15 @@ def crc32(data):
 
 
 def read(path):
-    """{name: (bytes in a buffer that ctypes can point to, shape)} of a bf16 .safetensors"""
+    """{name: Tensor} of a .safetensors"""
     raw = path.read_bytes()
     begin = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:begin])
     del header["__metadata__"]
-    found = {}
-    for name, entry in header.items():
-        assert entry["dtype"] == "BF16", entry
-        data = raw[begin + entry["data_offsets"][0] : begin + entry["data_offsets"][1]]
-        found[name] = ctypes.create_string_buffer(data, len(data)), entry["shape"]
-    return found
+    return {
+        name: seerattn.Tensor(raw, entry["dtype"], entry["shape"], offset=begin + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 class Demo(unittest.TestCase):
@@ -61,23 +61,22 @@ class Demo(unittest.TestCase):
             self.assertGreater(mass[1], 94)
 
     # Same library, same gates, same tensors: the command and the C API must give the same bytes.
-    def test_ctypes_equals_command(self):
+    def test_library_equals_command(self):
         path = DATA / "layer20.safetensors"
-        (q, shape), (k, kv_shape), (v, _) = (read(path)[name] for name in "qkv")
-        out = ctypes.create_string_buffer(len(q))
+        q, k, v = (read(path)[name] for name in "qkv")
         with tempfile.TemporaryDirectory() as folder:
             seer("gate-init", folder, "--config", DATA / "config.json")
             wanted = json.loads(seer("prefill", path, "--model", folder, "--layer", 20, "--ratio", 0.5, "--backend", "cpu", "--json"))
-            with Seer(BUILD / "libseerattn.so", backend="cpu") as library:
-                with self.assertRaisesRegex(SeerError, "SEER_ERROR_IO"):
+            with seerattn.Context("cpu") as library:
+                with self.assertRaisesRegex(seerattn.FileError, "SEER_ERROR_IO"):
                     library.load(pathlib.Path(folder) / "absent")
-                library.load(pathlib.Path(folder))
-                views = [host_tensor(ctypes.addressof(x), s, BF16) for x, s in ((q, shape), (k, kv_shape), (v, kv_shape), (out, shape))]
-                stats = library.prefill(20, *views, seer_select_spec(method=SELECT_RATIO, ratio=0.5))
-                self.assertEqual(stats.blocks_kept, wanted["blocks_kept"])
-                self.assertEqual(crc32(out.raw), wanted["checksum"]["crc32"])
-                self.assertEqual(library.prefill(20, *views, seer_select_spec(method=SELECT_ALL)).density, 1)
-                self.assertNotEqual(crc32(out.raw), wanted["checksum"]["crc32"])
+                gates = library.load(folder)
+                half = library.prefill(gates, 20, q, k, v, select=Select.ratio(0.5))
+                self.assertEqual(half.stats.blocks_kept, wanted["blocks_kept"])
+                self.assertEqual(crc32(half.out.tobytes()), wanted["checksum"]["crc32"])
+                whole = library.prefill(gates, 20, q, k, v, select=Select.all())
+                self.assertEqual(whole.stats.density, 1)
+                self.assertNotEqual(crc32(whole.out.tobytes()), wanted["checksum"]["crc32"])
 
 
 if __name__ == "__main__":
