@@ -221,6 +221,12 @@ int main(int argc, char **argv) {
       if (!options.list) std::printf("SKIPPED backend %s: it has no device here\n", fns->name);
       continue;
     }
+    if (options.backend.empty() && fns->not_automatic) {
+      if (const std::string why = fns->not_automatic(0); !why.empty()) {
+        if (!options.list) std::printf("SKIPPED backend %s unless asked for: %s\n", fns->name, why.c_str());
+        continue;
+      }
+    }
     targets.push_back({fns->name, create_device(fns->kind, {})});
     found = true;
     const DeviceInfo &info = targets.back().device->info;

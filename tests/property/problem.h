@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 
 #include "api.h"
 #include "dtype.h"
@@ -202,8 +203,19 @@ inline double relative_error(const std::vector<float> &got, const std::vector<fl
   return std::sqrt(error / std::max(norm, 1e-30));
 }
 
+// SEER_TEST_BACKEND=vulkan or cuda: that one in place of the CPU's fast kernels.
+inline seer_backend backend_under_test() {
+  const char *name = std::getenv("SEER_TEST_BACKEND");
+  if (!name) return SEER_BACKEND_CPU;
+  return std::strcmp(name, "vulkan") == 0 ? SEER_BACKEND_VULKAN : SEER_BACKEND_CUDA;
+}
+
 inline seer_context *shared_context(uint64_t flags) {
-  static const api::Context fast = api::make_context();
+  static const api::Context fast = [] {
+    seer_context_params params = api::cpu_params();
+    if (backend_under_test() != SEER_BACKEND_CPU) params.backend = backend_under_test();
+    return api::make_context(params);
+  }();
   static const api::Context reference = [] {
     seer_context_params params = api::cpu_params();
     params.flags = SEER_CONTEXT_REFERENCE;
