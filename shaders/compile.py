@@ -32,6 +32,12 @@ layout(local_size_x = 32) in;
 shared f16vec4 a[64];
 """
 PROBES = {
+    "subgroup": """#version 450
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+layout(binding = 0) buffer B { uint b; };
+void main() { b = subgroupAdd(1u) + subgroupBallotBitCount(subgroupBallot(true)) + subgroupShuffleXor(1u, 1u); }""",
     "coopmat": COOPMAT + """
 void main() {
   coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> m;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "kernels.h"
+#include "selftest.h"
 
 namespace seer {
 namespace {
@@ -105,6 +106,8 @@ std::unique_ptr<Device> create(const DeviceParams &params) {
       std::make_unique<VulkanDevice>(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log));
   device->fns = &kFns;
   device->log = params.log;
+  vulkan::self_test(*device);
+  device->info = vulkan::describe(device->caps);  // what the test has left
   device->info.ordinal = params.ordinal;
   return device;
 }

@@ -270,12 +270,7 @@ void override_caps(Caps &caps) {
   take_away("COOPMAT2_FLEXIBLE", caps.coopmat2_flexible);
   take_away("COOPMAT2_WORKGROUP", caps.coopmat2_workgroup);
   take_away("COOPMAT2_TENSOR", caps.coopmat2_tensor);
-  if (!caps.coopmat) {
-    caps.coop_shapes.clear();
-    caps.coop_flexible.clear();
-    caps.coopmat2_flexible = caps.coopmat2_reductions = caps.coopmat2_conversions = caps.coopmat2_per_element =
-        caps.coopmat2_workgroup = caps.coopmat2_tensor = caps.coopmat2_block_loads = false;
-  }
+  if (!caps.coopmat) take_coopmat_away(caps);
   if (!caps.bf16_coopmat) {
     std::erase_if(caps.coop_shapes, [](const CoopShape &s) { return s.bf16; });
     std::erase_if(caps.coop_flexible, [](const CoopFlexible &s) { return s.bf16; });
@@ -287,6 +282,14 @@ void override_caps(Caps &caps) {
   caps.cores = uint32_t(number("CORES", caps.cores));
   caps.submit_ms = number("SUBMIT_MS", caps.submit_ms);
   caps.chunk_items = uint32_t(number("CHUNK_ITEMS", caps.chunk_items));
+}
+
+void take_coopmat_away(Caps &caps) {
+  caps.coopmat = caps.bf16_coopmat = false;
+  caps.coop_shapes.clear();
+  caps.coop_flexible.clear();
+  caps.coopmat2_flexible = caps.coopmat2_reductions = caps.coopmat2_conversions = caps.coopmat2_per_element =
+      caps.coopmat2_workgroup = caps.coopmat2_tensor = caps.coopmat2_block_loads = false;
 }
 
 std::string refusal(const Caps &caps) {

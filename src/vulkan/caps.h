@@ -77,6 +77,8 @@ struct Caps {
 Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions = nullptr);
 // Applies SEER_VK_* to it. Throws invalid_argument on a value that cannot be read. Features can only be taken away.
 void override_caps(Caps &caps);
+// Leaves no cooperative matrices.
+void take_coopmat_away(Caps &caps);
 // Why the backend cannot run there; empty: it can.
 std::string refusal(const Caps &caps);
 

@@ -206,7 +206,7 @@ std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidat
   auto gpu = std::make_shared<Gpu>();
   gpu->instance = std::move(instance);
   gpu->physical = candidate.physical;
-  gpu->caps = caps;
+  gpu->caps = gpu->requested = caps;
   gpu->queue_family = pick_queue_family(*gpu->instance, candidate.physical);
   gpu->handle = make_device(*gpu->instance, candidate.physical, caps, gpu->queue_family, candidate.extensions);
   const InstanceFunctions &fn = gpu->instance->fn();
@@ -230,7 +230,7 @@ std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidat
   std::erase_if(opened, [](const std::weak_ptr<Gpu> &gpu) { return gpu.expired(); });
   for (const std::weak_ptr<Gpu> &weak : opened) {
     const auto gpu = weak.lock();
-    if (gpu && gpu->instance == instance && gpu->physical == candidate.physical && gpu->caps == candidate.caps &&
+    if (gpu && gpu->instance == instance && gpu->physical == candidate.physical && gpu->requested == candidate.caps &&
         !gpu->lost)
       return gpu;
   }

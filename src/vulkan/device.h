@@ -28,6 +28,9 @@ struct Gpu {
   std::unique_ptr<MemoryMap> memory;
   std::unique_ptr<Pipelines> pipelines;
   std::atomic<bool> lost{false};
+  Caps requested;  // before the self-test took anything away
+  std::mutex self_test_mutex;
+  bool self_tested = false;  // under it
 
   Gpu() = default;
   ~Gpu();

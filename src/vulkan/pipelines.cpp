@@ -146,8 +146,9 @@ namespace {
 constexpr uint64_t kLargestCache = uint64_t{256} << 20;
 
 struct CacheHeader {
-  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '1'};
+  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '2'};
   uint64_t bytes = 0, hash = 0;  // of what follows
+  uint64_t passed = 0;           // the self-test's fingerprint
   uint32_t vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
   uint8_t cache_uuid[16] = {}, driver_uuid[16] = {};
 };
@@ -158,8 +159,9 @@ uint64_t hash_of(std::span<const char> bytes) {
   return hash;
 }
 
-CacheHeader header_of(const Caps &caps, std::span<const char> data) {
+CacheHeader header_of(const Caps &caps, std::span<const char> data, uint64_t passed) {
   CacheHeader h;
+  h.passed = passed;
   h.bytes = data.size();
   h.hash = hash_of(data);
   h.vendor_id = caps.vendor_id;
@@ -193,7 +195,7 @@ void Pipelines::load_cache(const std::string &path, const Log &log) {
   device_.check(fn.vkCreatePipelineCache(device_.handle, &info, nullptr, &cache_), "vkCreatePipelineCache");
 }
 
-std::vector<char> Pipelines::read_cache(const std::string &path) const {
+std::vector<char> Pipelines::read_cache(const std::string &path) {
   std::FILE *file = std::fopen(path.c_str(), "rbe");
   if (!file) return {};  // the first time
   const std::unique_ptr<std::FILE, int (*)(std::FILE *)> closer(file, std::fclose);
@@ -204,10 +206,16 @@ std::vector<char> Pipelines::read_cache(const std::string &path) const {
   std::vector<char> data(header.bytes);
   SEER_REQUIRE(std::fread(data.data(), 1, data.size(), file) == data.size() && std::fgetc(file) == EOF, Status::format,
                "its size is wrong");
-  const CacheHeader expected = header_of(device_.caps, data);
+  const CacheHeader expected = header_of(device_.caps, data, header.passed);
   SEER_REQUIRE(std::memcmp(&header, &expected, sizeof header) == 0, Status::format,
                "it is of another device or driver, or damaged");
+  passed_ = header.passed;
   return data;
+}
+
+void Pipelines::set_passed(uint64_t fingerprint) {
+  passed_ = fingerprint;
+  cache_dirty_ = true;
 }
 
 void Pipelines::save_cache() noexcept {
@@ -220,7 +228,7 @@ void Pipelines::save_cache() noexcept {
     device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data()),
                   "vkGetPipelineCacheData");
     data.resize(size);
-    const CacheHeader header = header_of(device_.caps, data);
+    const CacheHeader header = header_of(device_.caps, data, passed_);
     std::error_code ignored;
     std::filesystem::create_directories(std::filesystem::path(cache_path_).parent_path(), ignored);
     AtomicFile file(cache_path_);

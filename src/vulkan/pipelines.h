@@ -46,13 +46,17 @@ public:
   void load_cache(const std::string &path, const Log &log);  // "" = none. Call before the first get
   void save_cache() noexcept;                                // if anything was added
 
+  // The fingerprint of the self-test that this device and driver passed, kept in the same file; 0: none.
+  uint64_t passed() const { return passed_; }
+  void set_passed(uint64_t fingerprint);
+
 private:
   struct Layout {
     VkDescriptorSetLayout set = VK_NULL_HANDLE;
     VkPipelineLayout pipeline = VK_NULL_HANDLE;
   };
   std::unique_ptr<Kernel> make(const KernelKey &key);
-  std::vector<char> read_cache(const std::string &path) const;
+  std::vector<char> read_cache(const std::string &path);
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
   Gpu &device_;
@@ -64,6 +68,7 @@ private:
   VkPipelineCache cache_ = VK_NULL_HANDLE;
   std::string cache_path_;
   bool cache_dirty_ = false;
+  uint64_t passed_ = 0;
 };
 
 }  // namespace seer::vulkan
