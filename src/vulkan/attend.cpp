@@ -6,6 +6,7 @@
 
 #include "../../shaders/attend_args.h"
 #include "attend_parts.h"
+#include "attend_proof.h"
 #include "attend_tile.h"
 #include "kernels.h"
 
@@ -59,26 +60,27 @@ Scratch scratch_of(const Caps &caps, const AttendArgs &args) {
   return scratch;
 }
 
+// The cooperative-matrix kernels of a call: for one head at a time, and for two of a group.
+struct CoopKernels {
+  std::optional<AttendKernel> single, pair;
+};
+
 class Attend {
 public:
-  Attend(VulkanDevice &device, Exec &exec, const AttendArgs &args)
-      : device_(device), recorder_(*device.recorder), exec_(exec), args_(args), shape_(shape_of(args)) {
+  Attend(VulkanDevice &device, Exec &exec, const AttendArgs &args, const AttendShape &shape, CoopKernels kernels)
+      : device_(device), recorder_(*device.recorder), exec_(exec), args_(args), coop_(std::move(kernels)) {
     int64_t rows = 0;
     for (const Sequence &s : args.sequences) rows += s.q_len * args.q.heads;
-    scalar_ = attend_scalar(device.caps, shape_, rows);
-    redo_ = redo_kernel(device.caps, shape_);
+    scalar_ = attend_scalar(device.caps, shape, rows);
+    redo_ = redo_kernel(device.caps, shape);
     scratch_ = scratch_of(device.caps, args);
   }
 
   void run() {
-    choose_coopmat();
+    if (coop_.single) recorder_.fill_zero(redo_address(0), scratch_.redo_words * 4);
     attend_parts(device_.caps, args_, [&](const AttendPart &p) {
-      const std::optional<AttendKernel> &coopmat = pair_ && p.heads % 2 == 0 ? pair_ : single_;
-      if (coopmat && p.whole() && reserve_redo(p)) {
-        record(p, *coopmat);
-      } else {
-        record(p, scalar_);
-      }
+      const std::optional<AttendKernel> &coop = coop_.pair && p.heads % 2 == 0 ? coop_.pair : coop_.single;
+      record(p, coop && p.whole() && reserve_redo(p) ? *coop : scalar_);
     });
     beside_ = false;
     for (const Again &again : redos_) dispatch(redo_, again.windows, again.push, again.words, 1e4, 0);
@@ -91,25 +93,6 @@ private:
     AttendPush push;
     uint64_t words;
   };
-
-  // The cooperative-matrix kernels of this call, if the device has them and they build.
-  void choose_coopmat() {
-    if (!scratch_.redo_words || !args_.scratch) return;
-    const int64_t group = args_.q.heads / args_.k.heads;
-    std::string why;
-    try {
-      single_ = attend_coopmat(device_.caps, shape_, 1, redo_.rows, why);
-      if (single_) device_.kernel(single_->key);
-      // Dense rows: all heads of a group want the same keys.
-      if (single_ && !args_.mask.words && group % 2 == 0)
-        pair_ = attend_coopmat(device_.caps, shape_, 2, redo_.rows, why);
-    } catch (const Error &error) {
-      if (error.status() != Status::unsupported) throw;
-      device_.log(LogLevel::warn, "attend uses the scalar kernels: %s", error.what());
-      single_.reset();
-    }
-    if (single_) recorder_.fill_zero(redo_address(0), scratch_.redo_words * 4);
-  }
 
   std::byte *redo_address(uint64_t word) const {
     return static_cast<std::byte *>(args_.scratch) + scratch_.state_bytes + word * 4;
@@ -242,20 +225,72 @@ private:
   Recorder &recorder_;
   Exec &exec_;
   const AttendArgs &args_;
-  const AttendShape shape_;
   AttendKernel scalar_, redo_;
-  std::optional<AttendKernel> single_, pair_;  // cooperative matrices: of one head and of two
+  const CoopKernels coop_;
   Scratch scratch_;
   uint64_t redo_used_ = 0;  // words
   std::vector<Again> redos_;
   bool beside_ = false;  // the next dispatch does not depend on the one before
 };
 
+// A small call with everything that has gone wrong in drivers before: rows that keep different numbers of blocks and
+// none at all, a tail, an offset that is off the blocks' grid. Returns what is wrong, or "".
+std::string test_kernel(VulkanDevice &device, const AttendShape &shape, const AttendKernel &kernel) {
+  AttendProof proof(shape, kernel.heads);
+  const Memory memory = device.memory->alloc(proof.bytes());
+  struct Freed {
+    VulkanDevice &device;
+    Memory memory;
+    ~Freed() { device.memory->free(memory); }
+  } freed{device, memory};
+  AttendArgs args = proof.args(static_cast<std::byte *>(memory.address));
+  device.recorder->write(memory.address, proof.input().data(), proof.input().size());
+  const Scratch scratch = scratch_of(device.caps, args);
+  const Memory scratch_memory = device.memory->alloc(scratch.state_bytes + scratch.redo_words * 4);
+  const Freed freed_scratch{device, scratch_memory};
+  args.scratch = scratch_memory.address;
+  Exec exec;
+  Attend(device, exec, args, shape, {.single = kernel, .pair = kernel}).run();
+  std::vector<std::byte> output(proof.output_bytes());
+  device.recorder->read(static_cast<std::byte *>(memory.address) + proof.input().size(), output.data(), output.size());
+  return proof.fault(output);
+}
+
+// The kernel, if it builds and computes what it should.
+std::optional<AttendKernel> proven(VulkanDevice &device, const AttendShape &shape, std::optional<AttendKernel> kernel) {
+  Pipelines &pipelines = *device.gpu->pipelines;
+  if (!kernel || pipelines.failed(kernel->key)) return std::nullopt;
+  try {
+    if (!pipelines.judged(kernel->key)) {
+      pipelines.get(kernel->key);
+      pipelines.judge(kernel->key, test_kernel(device, shape, *kernel));
+      pipelines.get(kernel->key);
+    }
+    return kernel;
+  } catch (const Error &error) {
+    if (error.status() != Status::unsupported) throw;
+    device.log(LogLevel::warn, "attend falls back to its scalar kernel: %s", error.what());
+    return std::nullopt;
+  }
+}
+
+CoopKernels choose_coopmat(VulkanDevice &device, const AttendArgs &args, const AttendShape &shape) {
+  CoopKernels kernels;
+  const uint32_t redo_rows = redo_kernel(device.caps, shape).rows;
+  std::string why;
+  kernels.single = proven(device, shape, attend_coopmat(device.caps, shape, 1, redo_rows, why));
+  // Dense rows: all heads of a group want the same keys.
+  if (kernels.single && !args.mask.words && args.q.heads / args.k.heads % 2 == 0)
+    kernels.pair = proven(device, shape, attend_coopmat(device.caps, shape, 2, redo_rows, why));
+  return kernels;
+}
+
 }  // namespace
 
 void attend(VulkanDevice &device, Exec &exec, const AttendArgs &args) {
   if (std::all_of(args.sequences.begin(), args.sequences.end(), [](const Sequence &s) { return s.q_len == 0; })) return;
-  Attend(device, exec, args).run();
+  const AttendShape shape = shape_of(args);
+  Attend(device, exec, args, shape, args.scratch ? choose_coopmat(device, args, shape) : CoopKernels{}).run();
 }
 
 uint64_t attend_scratch(const VulkanDevice &device, const AttendArgs &args) {

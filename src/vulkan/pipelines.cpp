@@ -25,15 +25,34 @@ Pipelines::~Pipelines() {
 
 const Kernel &Pipelines::get(const KernelKey &key) {
   std::lock_guard lock(mutex_);
-  if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
   if (const auto failed = failures_.find(key); failed != failures_.end())
     fail(Status::unsupported, "%s", failed->second.c_str());
+  if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
   try {
     return *kernels_.emplace(key, make(key)).first->second;
   } catch (const Error &error) {
     if (error.status() == Status::unsupported) failures_.emplace(key, error.what());
     throw;
   }
+}
+
+void Pipelines::judge(const KernelKey &key, const std::string &fault) {
+  std::lock_guard lock(mutex_);
+  if (fault.empty()) {
+    right_.insert(key);
+  } else {
+    failures_.emplace(key, "kernel " + key.module + " failed its test on this device: " + fault);
+  }
+}
+
+bool Pipelines::judged(const KernelKey &key) {
+  std::lock_guard lock(mutex_);
+  return right_.contains(key);
+}
+
+bool Pipelines::failed(const KernelKey &key) {
+  std::lock_guard lock(mutex_);
+  return failures_.contains(key);
 }
 
 Pipelines::Layout Pipelines::layout(uint32_t bindings, uint32_t push_bytes) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,11 @@ public:
   // fails again without asking the driver. The reference lives as long as the device.
   const Kernel &get(const KernelKey &key);
 
+  // What a self-test of the kernel on the device found: a fault, after which get throws it, or "" = none.
+  void judge(const KernelKey &key, const std::string &fault);
+  bool judged(const KernelKey &key);  // found right
+  bool failed(const KernelKey &key);  // get throws, and has thrown before or was told to
+
   void load_cache(const std::string &path, const Log &log);  // "" = none. Call before the first get
   void save_cache() noexcept;                                // if anything was added
 
@@ -63,6 +69,7 @@ private:
   std::mutex mutex_;
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;
+  std::set<KernelKey> right_;
   std::map<std::string, VkShaderModule> modules_;
   std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
