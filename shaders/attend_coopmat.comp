@@ -321,7 +321,7 @@ void main() {
     // Subgroup-uniform: whether some row of this subgroup sees some key of the tile.
     const bool on = tile.kept && tile.key <= sees + own_row0 + M - 1u && own_row0 < queries;
     if (on) {
-      [[unroll]] for (uint n = 0; n < KEYS / N; n++) {
+      for (uint n = 0; n < KEYS / N; n++) {
         ACC scores = ACC(0.0);
         [[unroll]] for (uint d = 0; d < DIM / K; d++) {
           MAT_B b;
@@ -379,15 +379,15 @@ void main() {
         const ACC factors = load_factor();
         [[unroll]] for (uint d = 0; d < DIM / N; d++) sum[d] *= factors;
       }
-      MAT_A weights[KEYS / K];
-      [[unroll]] for (uint c = 0; c < KEYS / K; c++)
-        coopMatLoad(weights[c], s_tile, s_at + c * K / 8u, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-      [[unroll]] for (uint d = 0; d < DIM / N; d++)
-        [[unroll]] for (uint c = 0; c < KEYS / K; c++) {
+      for (uint c = 0; c < KEYS / K; c++) {
+        MAT_A weights;
+        coopMatLoad(weights, s_tile, s_at + c * K / 8u, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+        [[unroll]] for (uint d = 0; d < DIM / N; d++) {
           MAT_B b;
           coopMatLoad(b, kv_tile, V_AT + c * K * KV_STRIDE + d * N / 8u, KV_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-          sum[d] = coopMatMulAdd(weights[c], b, sum[d]);
+          sum[d] = coopMatMulAdd(weights, b, sum[d]);
         }
+      }
     }
     if (!(AHEAD && APART)) advance();
   }
