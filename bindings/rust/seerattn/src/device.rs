@@ -95,7 +95,7 @@ impl DeviceInfo {
 
     /// Whether `q`, `k` and `v` may have elements of this type.
     pub fn computes(&self, dtype: Dtype) -> bool {
-        self.dtype_bits >> dtype.code() & 1 != 0
+        (self.dtype_bits >> dtype.code()) & 1 != 0
     }
 }
 

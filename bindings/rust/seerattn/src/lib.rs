@@ -57,5 +57,5 @@ pub use tensor::{Dtype, Element, TensorMut, TensorRef};
 pub fn version() -> (u32, u32, u32) {
     // SAFETY: takes nothing and always works.
     let version = unsafe { sys::seer_version() };
-    (version >> 16, version >> 8 & 0xff, version & 0xff)
+    (version >> 16, (version >> 8) & 0xff, version & 0xff)
 }
