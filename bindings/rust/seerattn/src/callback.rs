@@ -16,10 +16,17 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs the caller's code where a panic has nowhere to go. The payload is leaked: dropping it could panic again.
+/// Runs the caller's code where a panic has nowhere to go.
 pub(crate) fn contain(run: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        std::mem::forget(panic);
+        drop_panic(panic);
+    }
+}
+
+/// What a panic carries may panic when it is dropped; what that panic carries is leaked.
+fn drop_panic(panic: Panic) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
     }
 }
 
@@ -66,7 +73,8 @@ unsafe extern "C" fn on_progress(user: *mut c_void, done: u64, total: u64) -> i3
             if first.is_none() {
                 *first = Some(panic);
             } else {
-                std::mem::forget(panic);
+                drop(first);
+                drop_panic(panic);
             }
             1
         }
