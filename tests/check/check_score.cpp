@@ -53,6 +53,11 @@ void check_score(Checker &c) {
                         int(block), int(group), shape.name, fill_names[int(kind)]);
           if (c.begin("score", name)) check(c, shape, block, k_heads, group, dim, softmax, kind, layout);
         }
+  for (bool softmax : {false, true}) {  // rows that no longer fit a small shared memory
+    const std::string name = softmax ? "score_probs_e64_p32_g2_deep" : "score_logits_e64_p32_g2_deep";
+    if (c.begin("score", name))
+      check(c, {"deep", true, {{33, 5000 * 32 + 33}}}, 32, 1, 2, 64, softmax, Fill::normal, Layout::padded);
+  }
   if (c.begin("score", "score_probs_e128_p64_g4_long"))
     check(c, {"long", false, {{8192, 8192}}}, 64, 2, 4, 128, true, Fill::normal, Layout::packed);
 }

@@ -89,7 +89,7 @@ void check(Checker &c, const Case &p, const Shape &shape) {
     Image got = mask;
     DeviceCopy on_q(target, q), on_k(target, k), on_scores(target, scores), on_mask(target, got);
     std::vector<std::byte> stats_bytes(sizeof(SelectStats));
-    const SelectStats before{1000, 2000, 3000};
+    const SelectStats before{0xfffffffe, 0x1ffffffff, 3000};  // the sums carry beyond 32 bits
     std::memcpy(stats_bytes.data(), &before, sizeof before);
     SelectArgs call = args;
     call.gate.q = q.flat(on_q.address());
@@ -205,6 +205,8 @@ void check_select(Checker &c) {
       for (int64_t block : {32, 64, 128}) {
         std::vector<Shape> all = shapes(block, true);
         all.push_back({"wide", true, {{3 * block, 70 * block + 9 - 9 % block}, {40 * block - 1, 40 * block - 1}}});
+        // Rows that no longer fit a small shared memory, with several words of the mask for each thread.
+        if (block == 32) all.push_back({"deep", true, {{33, 5000 * 32 + 33}}});
         for (const Shape &shape : all) {
           const Case p{named.rule,
                        from_scores,
