@@ -16,18 +16,23 @@ struct Second {
 
 }  // namespace
 
+template <>
+inline constexpr uint32_t seer::capi::kFirstSize<First> = sizeof(First);
+template <>
+inline constexpr uint32_t seer::capi::kFirstSize<Second> = sizeof(First);
+
 using namespace seer::capi;
 
 TEST_CASE("an old caller's struct: what it lacks is 0, and what it has not is not written") {
   const First in{sizeof(First), 7};
-  const auto read = read_struct(reinterpret_cast<const Second *>(&in), "in", sizeof(First));
+  const auto read = read_struct(reinterpret_cast<const Second *>(&in), "in");
   CHECK(read.a == 7);
   CHECK(read.b == 0);
 
   std::vector<unsigned char> old(64, 0xee);  // the rest guards
   std::memcpy(old.data(), &in, sizeof in);
   auto *out = reinterpret_cast<Second *>(old.data());
-  prepare_struct(out, "out", sizeof(First));
+  prepare_struct(out, "out");
   write_struct(out, Second{0, 9, 10});
   First written;
   std::memcpy(&written, old.data(), sizeof written);
@@ -54,9 +59,9 @@ TEST_CASE("a new caller's struct on an old library: read while the rest is 0, it
 
 TEST_CASE("sizes between versions are refused") {
   Second in{12, 7, 0};
-  CHECK_THROWS_AS(read_struct(&in, "in", sizeof(First)), seer::Error);
+  CHECK_THROWS_AS(read_struct(&in, "in"), seer::Error);
   in.struct_size = 4;
-  CHECK_THROWS_AS(read_struct(&in, "in", sizeof(First)), seer::Error);
+  CHECK_THROWS_AS(read_struct(&in, "in"), seer::Error);
   in.struct_size = 8;
-  CHECK(read_struct(&in, "in", sizeof(First)).a == 7);
+  CHECK(read_struct(&in, "in").a == 7);
 }
