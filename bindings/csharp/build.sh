@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build: packs the binding and the library in BUILD_DIR, and builds the example from the packages as a user's program would
-# be. usage: build.sh BUILD_DIR; everything goes to BUILD_DIR/bindings/csharp
+# build: packs the binding and the library in BUILD_DIR, and builds the example from the packages as a user's program
+# would be. usage: build.sh BUILD_DIR; everything goes to BUILD_DIR/bindings/csharp
 set -euo pipefail
 build=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

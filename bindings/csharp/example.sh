@@ -10,7 +10,8 @@ cd "$here/../.."
 [ -n "$dotnet" ] || exit 77
 program() { find "$build/bindings/csharp/bin/Prefill" -name Prefill.dll 2>/dev/null | head -n 1; }
 stale() {
-  [ -z "$(program)" ] || [ -n "$(find "$here/src" "$here/examples" "$build/libseerattn.so.0" -newer "$(program)" -type f | head -n 1)" ]
+  [ -z "$(program)" ] ||
+    [ -n "$(find -L "$here/src" "$here/examples" "$build/libseerattn.so.0" -newer "$(program)" -type f | head -n 1)" ]
 }
 if stale; then "$here/build.sh" "$build" >&2; fi
 cd "$OLDPWD"

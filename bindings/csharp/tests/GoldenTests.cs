@@ -30,7 +30,8 @@ namespace SeerAttn.Tests
             byte[] mask = new byte[wantMask.Bytes.Length];
             float[] lse = new float[wantLse.Bytes.Length / 4];
             var output = new BFloat16[golden.Q.Bytes.Length / 2];
-            SeerStats stats = context.Prefill(model, golden.Layer, golden.Q.AsTensor(), golden.K.AsTensor(), golden.V.AsTensor(),
+            SeerStats stats = context.Prefill(model, golden.Layer, golden.Q.AsTensor(), golden.K.AsTensor(),
+                golden.V.AsTensor(),
                 SeerTensor.Of(output, golden.Q.Shape), new SeerPrefillOptions
                 {
                     Mask = SeerTensor.Of(mask, wantMask.Shape),
@@ -92,7 +93,8 @@ namespace SeerAttn.Tests
             public void Check(string what)
             {
                 double relative = Math.Sqrt(error / norm);
-                Expect.True(relative < 4e-3, what + " to be the original's; its relative error is " + relative); // false for NaN
+                Expect.True(relative < 4e-3, what + " to be the original's; its relative error is "
+                    + relative); // false for NaN
             }
         }
 
@@ -104,7 +106,8 @@ namespace SeerAttn.Tests
                 // Spans of another type, on the stack as well as on the heap.
                 byte[] spans = f.NewOutput();
                 f.Context.Prefill(f.Model, f.Case.Layer,
-                    SeerReadOnlyTensorSpan.Of<BFloat16>(MemoryMarshal.Cast<byte, BFloat16>(f.Case.Q.Bytes), f.Case.Q.Shape),
+                    SeerReadOnlyTensorSpan.Of<BFloat16>(MemoryMarshal.Cast<byte, BFloat16>(f.Case.Q.Bytes),
+                        f.Case.Q.Shape),
                     SeerReadOnlyTensorSpan.Of<ushort>(f.Case.K.As<ushort>(), SeerDType.BF16, f.Case.K.Shape),
                     SeerReadOnlyTensorSpan.Of<byte>(f.Case.V.Bytes, SeerDType.BF16, f.Case.V.Shape),
                     SeerTensorSpan.Of<byte>(spans, SeerDType.BF16, f.Case.Q.Shape));
@@ -116,7 +119,8 @@ namespace SeerAttn.Tests
                 using (var o = new SeerBuffer(f.Context, buffered.Length))
                 {
                     q.Write<byte>(f.Case.Q.Bytes, 64);
-                    f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(q, 64, SeerDType.BF16, f.Case.Q.Shape), f.K, f.V,
+                    f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(q, 64, SeerDType.BF16, f.Case.Q.Shape), f.K,
+                        f.V,
                         SeerTensor.Of(o, 0, SeerDType.BF16, f.Case.Q.Shape));
                     o.Read<byte>(buffered);
                     Expect.Bytes(f.Expected, buffered, "out from buffers");
@@ -131,7 +135,8 @@ namespace SeerAttn.Tests
                     unsafe
                     {
                         f.Context.Prefill(f.Model, f.Case.Layer, f.Q, f.K, f.V,
-                            SeerTensorSpan.Of(new Span<BFloat16>(memory.ToPointer(), native.Length / 2), f.Case.Q.Shape));
+                            SeerTensorSpan.Of(new Span<BFloat16>(memory.ToPointer(), native.Length / 2),
+                                f.Case.Q.Shape));
                     }
                     Marshal.Copy(memory, native, 0, native.Length);
                 }
@@ -143,11 +148,13 @@ namespace SeerAttn.Tests
 
                 // [B, H, S, D], a view with two strides swapped.
                 long s = f.Case.Q.Shape[1], h = f.Case.Q.Shape[2], d = f.Case.Q.Shape[3];
-                ushort[] q0 = f.Case.Q.As<ushort>(), permuted = new ushort[q0.Length], outPermuted = new ushort[q0.Length];
+                ushort[] q0 = f.Case.Q.As<ushort>(), permuted = new ushort[q0.Length],
+                    outPermuted = new ushort[q0.Length];
                 for (int i = 0; i < q0.Length; i++) permuted[(i / d % h * s + i / d / h) * d + i % d] = q0[i];
-                SeerTensor view = SeerTensor.Of(permuted, SeerDType.BF16, f.Case.Q.Shape).WithStrides(h * s * d, d, s * d, 1);
+                long[] strides = { h * s * d, d, s * d, 1 };
+                SeerTensor view = SeerTensor.Of(permuted, SeerDType.BF16, f.Case.Q.Shape).WithStrides(strides);
                 Expect.Equal(s * d, view.Strides[2], "stride");
-                SeerTensor outView = SeerTensor.Of(outPermuted, SeerDType.BF16, f.Case.Q.Shape).WithStrides(h * s * d, d, s * d, 1);
+                SeerTensor outView = SeerTensor.Of(outPermuted, SeerDType.BF16, f.Case.Q.Shape).WithStrides(strides);
                 f.Context.Prefill(f.Model, f.Case.Layer, view, f.K, f.V, outView);
                 ushort[] back = new ushort[q0.Length];
                 for (int i = 0; i < q0.Length; i++) back[i] = outPermuted[(i / d % h * s + i / d / h) * d + i % d];
@@ -171,8 +178,10 @@ namespace SeerAttn.Tests
 
                 SeerSelection selection = config.Select;
                 Expect.Equal(SeerSelectMethod.Threshold, selection.Method, "the model's method");
-                f.Context.Select(scoresTensor, SeerTensorSpan.Of<uint>(fromSelect, 1, heads, n, (n + 31) / 32), selection);
-                Expect.Bytes(MemoryMarshal.AsBytes<uint>(fromGate).ToArray(), MemoryMarshal.AsBytes<uint>(fromSelect).ToArray(),
+                f.Context.Select(scoresTensor, SeerTensorSpan.Of<uint>(fromSelect, 1, heads, n, (n + 31) / 32),
+                    selection);
+                Expect.Bytes(MemoryMarshal.AsBytes<uint>(fromGate).ToArray(),
+                    MemoryMarshal.AsBytes<uint>(fromSelect).ToArray(),
                     "mask of select");
 
                 byte[] output = f.NewOutput();
@@ -204,7 +213,8 @@ namespace SeerAttn.Tests
                 {
                     int rowBytes = (int)(heads * d * 2), keys = start + chunk;
                     f.Context.Prefill(f.Model, f.Case.Layer,
-                        SeerReadOnlyTensor.Of<byte>(f.Case.Q.Bytes.AsMemory(start * rowBytes), SeerDType.BF16, new[] { 1, chunk, heads, d }),
+                        SeerReadOnlyTensor.Of<byte>(f.Case.Q.Bytes.AsMemory(start * rowBytes), SeerDType.BF16,
+                            new[] { 1, chunk, heads, d }),
                         SeerReadOnlyTensor.Of<byte>(f.Case.K.Bytes, SeerDType.BF16, new[] { 1, keys, 1, d }),
                         SeerReadOnlyTensor.Of<byte>(f.Case.V.Bytes, SeerDType.BF16, new[] { 1, keys, 1, d }),
                         SeerTensor.Of(output.AsMemory(start * rowBytes), SeerDType.BF16, new[] { 1, chunk, heads, d }),
@@ -212,7 +222,8 @@ namespace SeerAttn.Tests
                     Expect.Equal(keys, (int)cache.Length(f.Case.Layer), "tokens in the cache");
                 }
                 int differing = f.Expected.Zip(output, (a, b) => a == b ? 0 : 1).Sum();
-                Expect.True(differing <= f.Expected.Length / 100, "chunks that give what one call gives, not " + differing + " bytes");
+                Expect.True(differing <= f.Expected.Length / 100, "chunks that give what one call gives, not "
+                    + differing + " bytes");
                 cache.Truncate(100);
                 Expect.Equal(64L, cache.Length(f.Case.Layer), "tokens after truncation");
             }
@@ -226,7 +237,8 @@ namespace SeerAttn.Tests
                 long tokens = f.Case.Q.Shape[1], heads = f.Case.Q.Shape[2], d = f.Case.Q.Shape[3];
                 int[] borders = { 0, 300, (int)tokens };
                 byte[] packed = f.NewOutput(), alone = f.NewOutput();
-                f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(f.Case.Q.Bytes, SeerDType.BF16, new[] { tokens, heads, d }),
+                f.Context.Prefill(f.Model, f.Case.Layer,
+                    SeerTensor.Of(f.Case.Q.Bytes, SeerDType.BF16, new[] { tokens, heads, d }),
                     SeerTensor.Of(f.Case.K.Bytes, SeerDType.BF16, new[] { tokens, 1, d }),
                     SeerTensor.Of(f.Case.V.Bytes, SeerDType.BF16, new[] { tokens, 1, d }),
                     SeerTensor.Of(packed, SeerDType.BF16, new[] { tokens, heads, d }),
@@ -235,10 +247,14 @@ namespace SeerAttn.Tests
                 {
                     int start = borders[i], length = borders[i + 1] - start, head = (int)d * 2;
                     f.Context.Prefill(f.Model, f.Case.Layer,
-                        SeerReadOnlyTensor.Of<byte>(f.Case.Q.Bytes.AsMemory((int)heads * start * head), SeerDType.BF16, new[] { 1, length, heads, d }),
-                        SeerReadOnlyTensor.Of<byte>(f.Case.K.Bytes.AsMemory(start * head), SeerDType.BF16, new[] { 1, length, 1, d }),
-                        SeerReadOnlyTensor.Of<byte>(f.Case.V.Bytes.AsMemory(start * head), SeerDType.BF16, new[] { 1, length, 1, d }),
-                        SeerTensor.Of(alone.AsMemory((int)heads * start * head), SeerDType.BF16, new[] { 1, length, heads, d }));
+                        SeerReadOnlyTensor.Of<byte>(f.Case.Q.Bytes.AsMemory((int)heads * start * head), SeerDType.BF16,
+                            new[] { 1, length, heads, d }),
+                        SeerReadOnlyTensor.Of<byte>(f.Case.K.Bytes.AsMemory(start * head), SeerDType.BF16,
+                            new[] { 1, length, 1, d }),
+                        SeerReadOnlyTensor.Of<byte>(f.Case.V.Bytes.AsMemory(start * head), SeerDType.BF16,
+                            new[] { 1, length, 1, d }),
+                        SeerTensor.Of(alone.AsMemory((int)heads * start * head), SeerDType.BF16,
+                            new[] { 1, length, heads, d }));
                 }
                 Expect.Bytes(alone, packed, "out of packed sequences");
             }

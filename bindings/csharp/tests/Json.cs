@@ -86,7 +86,8 @@ namespace SeerAttn.Tests
                     c = text[at++];
                     if (c == 'u')
                     {
-                        c = (char)int.Parse(text.Substring(at, 4), NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+                        c = (char)int.Parse(text.Substring(at, 4), NumberStyles.HexNumber,
+                            CultureInfo.InvariantCulture);
                         at += 4;
                     }
                     else if (c == 'n') c = '\n';
@@ -103,7 +104,8 @@ namespace SeerAttn.Tests
             int start = at;
             while (at < text.Length && "+-.eE0123456789".IndexOf(text[at]) >= 0) at++;
             string number = text.Substring(start, at - start);
-            if (number.IndexOfAny(new[] { '.', 'e', 'E' }) >= 0) return double.Parse(number, CultureInfo.InvariantCulture);
+            if (number.IndexOfAny(new[] { '.', 'e', 'E' }) >= 0) return double.Parse(number,
+                CultureInfo.InvariantCulture);
             return decimal.Parse(number, CultureInfo.InvariantCulture);
         }
     }

@@ -12,11 +12,13 @@ namespace SeerAttn.Tests
     // The declarations against tests/abi/layout.json, which is made from the header.
     internal static class LayoutTests
     {
-        private const BindingFlags All = BindingFlags.Static | BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic;
+        private const BindingFlags Declared = BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic;
+        private const BindingFlags All = Declared | BindingFlags.Static;
 
         private static readonly Dictionary<string, Type> Enums = new Dictionary<string, Type>
         {
-            { "seer_status", typeof(SeerStatus) }, { "seer_backend", typeof(SeerBackend) }, { "seer_dtype", typeof(SeerDType) },
+            { "seer_status", typeof(SeerStatus) }, { "seer_backend", typeof(SeerBackend) },
+            { "seer_dtype", typeof(SeerDType) },
             { "seer_mem", typeof(SeerMemoryKind) }, { "seer_select_method", typeof(SeerSelectMethod) },
             { "seer_rope_kind", typeof(SeerRopeKind) }, { "seer_log_level", typeof(SeerLogLevel) },
         };
@@ -31,7 +33,8 @@ namespace SeerAttn.Tests
         // Constants whose C# names are not made from the C ones by dropping a prefix and the underscores.
         private static readonly Dictionary<string, object> Renamed = new Dictionary<string, object>
         {
-            { "SEER_OK", SeerStatus.Ok }, { "SEER_NOT_READY", SeerStatus.NotReady }, { "SEER_TIMEOUT", SeerStatus.Timeout },
+            { "SEER_OK", SeerStatus.Ok }, { "SEER_NOT_READY", SeerStatus.NotReady },
+            { "SEER_TIMEOUT", SeerStatus.Timeout },
             { "SEER_ROPE_INV_FREQ", SeerRopeKind.InverseFrequencies }, { "SEER_LOG_WARN", SeerLogLevel.Warning },
             { "SEER_POOL_AVG", SeerPool.Average }, { "SEER_DTYPE_NONE", SeerDType.None },
         };
@@ -68,14 +71,15 @@ namespace SeerAttn.Tests
                 var layout = (Dictionary<string, object>)entry.Value;
                 Expect.Equal(Int(layout["size"]), Marshal.SizeOf(type), "sizeof " + entry.Key);
                 var fields = (List<object>)layout["fields"];
-                FieldInfo[] declared = type.GetFields(BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic);
+                FieldInfo[] declared = type.GetFields(Declared);
                 Expect.Equal(string.Join(" ", fields.Select(f => (string)((Dictionary<string, object>)f)["name"])),
                     string.Join(" ", declared.Select(f => f.Name)), "fields of " + entry.Key);
                 for (int i = 0; i < declared.Length; i++)
                 {
                     var field = (Dictionary<string, object>)fields[i];
                     string name = entry.Key + "." + declared[i].Name;
-                    Expect.Equal(Int(field["offset"]), (int)Marshal.OffsetOf(type, declared[i].Name), "offset of " + name);
+                    Expect.Equal(Int(field["offset"]), (int)Marshal.OffsetOf(type, declared[i].Name), "offset of "
+                        + name);
                     ExpectType((string)field["type"], declared[i], name);
                 }
             }
@@ -104,7 +108,8 @@ namespace SeerAttn.Tests
         {
             Type scalar, known;
             if (c.Contains("*") || c.EndsWith("_fn", StringComparison.Ordinal))
-                Expect.True(type == typeof(IntPtr) || type.IsPointer || type.IsByRef || typeof(SafeHandle).IsAssignableFrom(type),
+                Expect.True(type == typeof(IntPtr) || type.IsPointer || type.IsByRef
+                    || typeof(SafeHandle).IsAssignableFrom(type),
                     name + " to be a pointer, not " + type);
             else if (Enums.TryGetValue(c, out known))
                 Expect.Equal(known, type, "type of " + name);
@@ -140,7 +145,8 @@ namespace SeerAttn.Tests
             object value;
             if (!Renamed.TryGetValue(name, out value))
             {
-                KeyValuePair<string, Type> prefix = Prefixes.First(p => name.StartsWith(p.Key, StringComparison.Ordinal));
+                KeyValuePair<string, Type> prefix = Prefixes.First(p =>
+                    name.StartsWith(p.Key, StringComparison.Ordinal));
                 value = Enum.Parse(prefix.Value, name.Substring(prefix.Key.Length).Replace("_", ""), true);
             }
             seen.Add(value.GetType().Name + "." + value);
@@ -160,7 +166,8 @@ namespace SeerAttn.Tests
                 MethodInfo method = typeof(Methods).GetMethod(prototype.Key, All);
                 Expect.True(method != null, "a declaration of " + prototype.Key);
                 var import = method.GetCustomAttribute<DllImportAttribute>();
-                Expect.Equal(CallingConvention.Cdecl, import.CallingConvention, "calling convention of " + prototype.Key);
+                Expect.Equal(CallingConvention.Cdecl, import.CallingConvention, "calling convention of "
+                    + prototype.Key);
                 Expect.Equal("seerattn", import.Value, "library of " + prototype.Key);
                 string text = (string)prototype.Value;
                 int open = text.IndexOf('(');
@@ -180,7 +187,8 @@ namespace SeerAttn.Tests
         [Test]
         private static void TheLibraryIsOfTheHeadersVersion()
         {
-            Expect.Equal(new Version(Constants.SEER_VERSION_MAJOR, Constants.SEER_VERSION_MINOR, Constants.SEER_VERSION_PATCH),
+            Expect.Equal(new Version(Constants.SEER_VERSION_MAJOR, Constants.SEER_VERSION_MINOR,
+                Constants.SEER_VERSION_PATCH),
                 SeerContext.LibraryVersion, "version");
         }
     }

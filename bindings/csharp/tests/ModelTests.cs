@@ -30,7 +30,8 @@ namespace SeerAttn.Tests
 
                     f.Model.Save(folder);
                     string weights = Path.Combine(folder, "attn_gate_weights.safetensors");
-                    using (SeerModel model = SeerModel.Load(f.Context, folder, new SeerLoadOptions { SafetensorsOnly = true }))
+                    using (SeerModel model = SeerModel.Load(f.Context, folder,
+                        new SeerLoadOptions { SafetensorsOnly = true }))
                         Expect.Bytes(f.Expected, Run(f, model), "out of a saved model");
 
                     Dictionary<string, Stored> tensors = Stored.ReadFile(weights);
@@ -44,7 +45,8 @@ namespace SeerAttn.Tests
                     using (SeerModel model = SeerModel.Create(f.Context, config, layers))
                         Expect.Bytes(f.Expected, Run(f, model), "out of a model from arrays");
 
-                    Expect.Throws<ArgumentException>(() => SeerModel.Create(f.Context, config, layers.Take(1).ToList()));
+                    Expect.Throws<ArgumentException>(() => SeerModel.Create(f.Context, config,
+                        layers.Take(1).ToList()));
                     layers[0] = new SeerGateWeights();
                     Expect.Refused(SeerStatus.ModelMismatch, "wk", () => SeerModel.Create(f.Context, config, layers));
                 }
@@ -102,9 +104,11 @@ namespace SeerAttn.Tests
                 byte[] pickle = File.ReadAllBytes(Path.Combine(hostile, "bad-os-system.pth"));
                 Expect.Refused(SeerStatus.UnsafeFile, "system", () => SeerModel.Load(context, json, pickle));
                 Expect.Refused(SeerStatus.Format, "", () => SeerModel.Load(context, json, pickle.AsSpan(0, 100)));
-                Expect.Throws<SeerException>(() => SeerModel.Load(context, default(ReadOnlySpan<byte>), default(ReadOnlySpan<byte>)));
+                Expect.Throws<SeerException>(() => SeerModel.Load(context, default(ReadOnlySpan<byte>),
+                    default(ReadOnlySpan<byte>)));
                 string golden = new Golden("llama-threshold").Folder;
-                Expect.Throws<SeerException>(() => SeerModel.Load(context, golden, new SeerLoadOptions { FirstLayer = 1000 }));
+                Expect.Throws<SeerException>(() => SeerModel.Load(context, golden,
+                    new SeerLoadOptions { FirstLayer = 1000 }));
                 using (SeerModel model = SeerModel.Load(context, golden))
                     Expect.Refused(SeerStatus.IO, "no such folder", () => model.Save("no such folder"));
             }
@@ -116,12 +120,14 @@ namespace SeerAttn.Tests
             using (var f = new Fixture())
             {
                 var seen = new List<SeerProgress>();
-                SeerModel.Load(f.Context, f.Case.Folder, new SeerLoadOptions { Progress = new Reporter(seen.Add) }).Dispose();
+                SeerModel.Load(f.Context, f.Case.Folder,
+                    new SeerLoadOptions { Progress = new Reporter(seen.Add) }).Dispose();
                 Expect.True(seen.Count > 0 && seen.Last().Done == seen.Last().Total, "progress up to the end");
 
                 var fault = new InvalidOperationException("of the caller");
                 var failing = new SeerLoadOptions { Progress = new Reporter(p => { throw fault; }) };
-                Expect.True(Expect.Throws<InvalidOperationException>(() => SeerModel.Load(f.Context, f.Case.Folder, failing)) == fault,
+                Expect.True(Expect.Throws<InvalidOperationException>(() =>
+                    SeerModel.Load(f.Context, f.Case.Folder, failing)) == fault,
                     "the caller's exception");
 
                 using (var source = new System.Threading.CancellationTokenSource())

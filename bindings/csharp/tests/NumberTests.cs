@@ -41,7 +41,8 @@ namespace SeerAttn.Tests
             // Between each two neighbours: just below, at and just above the middle.
             for (int bits = 0; bits < 0x7bff; bits++)
             {
-                double low = new Float16((ushort)bits), high = new Float16((ushort)(bits + 1)), middle = (low + high) / 2;
+                double low = new Float16((ushort)bits), high = new Float16((ushort)(bits + 1)),
+                    middle = (low + high) / 2;
                 float below = (float)(middle - (high - low) / 64), above = (float)(middle + (high - low) / 64);
                 Expect.Equal(bits, ((Float16)below).Bits, "below the middle");
                 Expect.Equal(bits + 1, ((Float16)above).Bits, "above the middle");
@@ -118,7 +119,8 @@ namespace SeerAttn.Tests
                 float[] single = new float[q.Length], fromHalf = new float[q.Length];
                 var half = new Float16[q.Length];
                 var all = new SeerPrefillOptions { Select = SeerSelection.All };
-                f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(q, f.Case.Q.Shape), SeerTensor.Of(k, f.Case.K.Shape),
+                f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(q, f.Case.Q.Shape),
+                    SeerTensor.Of(k, f.Case.K.Shape),
                     SeerTensor.Of(v, f.Case.V.Shape), SeerTensor.Of(single, f.Case.Q.Shape), all);
                 f.Context.Prefill(f.Model, f.Case.Layer, SeerTensor.Of(Narrow(q), f.Case.Q.Shape),
                     SeerTensor.Of(Narrow(k), f.Case.K.Shape), SeerTensor.Of(Narrow(v), f.Case.V.Shape),

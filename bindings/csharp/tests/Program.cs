@@ -32,7 +32,7 @@ namespace SeerAttn.Tests
             var failed = new List<string>();
             foreach (Type type in typeof(Program).Assembly.GetTypes().OrderBy(t => t.FullName))
             {
-                foreach (MethodInfo method in type.GetMethods(BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic))
+                foreach (MethodInfo method in type.GetMethods(BindingFlags.Static | BindingFlags.NonPublic))
                 {
                     if (method.GetCustomAttribute<TestAttribute>() == null) continue;
                     string name = type.Name + "." + method.Name;

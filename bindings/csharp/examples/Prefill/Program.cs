@@ -16,9 +16,9 @@ internal static class Program
             return 2;
         }
         int layer = args.Length > 2 ? int.Parse(args[2]) : 0;
-        string backend = Environment.GetEnvironmentVariable("SEER_BACKEND") ?? "auto";
+        var backend = Enum.Parse<SeerBackend>(Environment.GetEnvironmentVariable("SEER_BACKEND") ?? "auto", true);
 
-        using var context = new SeerContext(new SeerContextOptions { Backend = Enum.Parse<SeerBackend>(backend, true) });
+        using var context = new SeerContext(new SeerContextOptions { Backend = backend });
         using SeerModel model = SeerModel.Load(context, args[0]);
         byte[] file = File.ReadAllBytes(args[1]);
         SeerTensor q = Read(file, "q"), k = Read(file, "k"), v = Read(file, "v");

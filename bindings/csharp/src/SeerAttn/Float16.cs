@@ -98,7 +98,8 @@ namespace SeerAttn
 
         public static void CheckLength(int source, int target, string parameter)
         {
-            if (target < source) throw new ArgumentException("Has " + target + " elements; " + source + " are needed.", parameter);
+            if (target < source)
+                throw new ArgumentException("Has " + target + " elements; " + source + " are needed.", parameter);
         }
     }
 }

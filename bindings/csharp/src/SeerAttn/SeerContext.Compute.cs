@@ -41,8 +41,8 @@ namespace SeerAttn
         /// <summary>As <see cref="Prefill"/>, without blocking. The memory of all tensors stays pinned until the work
         /// is done; leave it alone meanwhile. Errors come out of the task.</summary>
         /// <inheritdoc cref="Prefill"/>
-        public async Task<SeerStats> PrefillAsync(SeerModel model, int layer, SeerReadOnlyTensor q, SeerReadOnlyTensor k,
-            SeerReadOnlyTensor v, SeerTensor output, SeerPrefillOptions options = null,
+        public async Task<SeerStats> PrefillAsync(SeerModel model, int layer, SeerReadOnlyTensor q,
+            SeerReadOnlyTensor k, SeerReadOnlyTensor v, SeerTensor output, SeerPrefillOptions options = null,
             CancellationToken cancellationToken = default(CancellationToken))
         {
             using (Call call = new Call(options?.Progress, cancellationToken))
@@ -193,7 +193,8 @@ namespace SeerAttn
             if (model == null) throw new ArgumentNullException(nameof(model));
             call.ThrowIfCancelled();
             seer_prefill_desc desc = DescribePrefill(call, q, k, v, output, options);
-            call.Submit(Handle, Work.Prefill, model.Handle, layer, &desc, options?.Cache, options?.CudaStream, callBack);
+            call.Submit(Handle, Work.Prefill, model.Handle, layer, &desc, options?.Cache, options?.CudaStream,
+                callBack);
         }
 
         private static unsafe seer_prefill_desc DescribePrefill(Call call, SeerReadOnlyTensorSpan q,
@@ -219,7 +220,8 @@ namespace SeerAttn
         }
 
         private unsafe void StartGate(Call call, SeerModel model, int layer, SeerReadOnlyTensorSpan q,
-            SeerReadOnlyTensorSpan k, SeerTensorSpan scores, SeerTensorSpan mask, SeerGateOptions options, bool callBack)
+            SeerReadOnlyTensorSpan k, SeerTensorSpan scores, SeerTensorSpan mask, SeerGateOptions options,
+            bool callBack)
         {
             if (model == null) throw new ArgumentNullException(nameof(model));
             call.ThrowIfCancelled();

@@ -84,8 +84,9 @@ namespace SeerAttn
         /// <param name="cancellationToken">Stops the load.</param>
         /// <exception cref="SeerException">Something is malformed or unsafe, or does not fit.</exception>
         /// <exception cref="OperationCanceledException">The token was cancelled before the load was done.</exception>
-        public static unsafe SeerModel Load(SeerContext context, ReadOnlySpan<byte> configJson, ReadOnlySpan<byte> weights,
-            SeerLoadOptions options = null, CancellationToken cancellationToken = default(CancellationToken))
+        public static unsafe SeerModel Load(SeerContext context, ReadOnlySpan<byte> configJson,
+            ReadOnlySpan<byte> weights, SeerLoadOptions options = null,
+            CancellationToken cancellationToken = default(CancellationToken))
         {
             if (context == null) throw new ArgumentNullException(nameof(context));
             using (Call call = new Call(options?.Progress, cancellationToken))
@@ -128,7 +129,8 @@ namespace SeerAttn
                     call.View(layers[i].Wk, ref weights[i].wk);
                 }
                 byte* first = (byte*)call.Pin<seer_gate_weights>(weights);
-                for (int i = 0; i < weights.Length; i++) pointers[i] = new IntPtr(first + i * sizeof(seer_gate_weights));
+                for (int i = 0; i < weights.Length; i++)
+                    pointers[i] = new IntPtr(first + i * sizeof(seer_gate_weights));
                 ModelHandle handle;
                 SeerException.ThrowIfFailed(Methods.seer_model_create(context.Handle, &native,
                     (seer_gate_weights**)call.Pin<IntPtr>(pointers), out handle));

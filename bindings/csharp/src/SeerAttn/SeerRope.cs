@@ -47,7 +47,10 @@ namespace SeerAttn
             rope.Theta = native.theta;
             rope.AttentionScaling = native.attention_scaling;
             if (native.inv_freq != null)
-                rope.InverseFrequencies = new ReadOnlySpan<float>(native.inv_freq, (int)native.inv_freq_count).ToArray();
+            {
+                var frequencies = new ReadOnlySpan<float>(native.inv_freq, (int)native.inv_freq_count);
+                rope.InverseFrequencies = frequencies.ToArray();
+            }
             return rope;
         }
 

@@ -18,7 +18,8 @@ namespace SeerAttn
         {
             if (queryOffsets == null) throw new ArgumentNullException(nameof(queryOffsets));
             if (queryOffsets.Length < 2)
-                throw new ArgumentException("A batch of n sequences has n + 1 offsets; n is at least 1.", nameof(queryOffsets));
+                throw new ArgumentException("A batch of n sequences has n + 1 offsets; n is at least 1.",
+                    nameof(queryOffsets));
             if (keyOffsets != null && keyOffsets.Length != queryOffsets.Length)
                 throw new ArgumentException("There are " + keyOffsets.Length + " key offsets for " + queryOffsets.Length
                     + " query offsets.", nameof(keyOffsets));

@@ -148,6 +148,7 @@ namespace SeerAttn
         }
 
         /// <inheritdoc cref="SeerReadOnlyTensor.WithStrides"/>
-        public new SeerTensor WithStrides(params long[] strides) => new SeerTensor(Storage, Layout.WithStrides(strides));
+        public new SeerTensor WithStrides(params long[] strides) =>
+            new SeerTensor(Storage, Layout.WithStrides(strides));
     }
 }

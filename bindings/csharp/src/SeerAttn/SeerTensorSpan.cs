@@ -25,7 +25,8 @@ namespace SeerAttn
         /// <param name="shape">1 to 4 extents.</param>
         public static SeerReadOnlyTensorSpan Of<T>(ReadOnlySpan<T> data, params long[] shape) where T : struct
         {
-            return new SeerReadOnlyTensorSpan(MemoryMarshal.AsBytes(data), new TensorLayout(DTypes.Of<T>(), shape, null), null);
+            return new SeerReadOnlyTensorSpan(MemoryMarshal.AsBytes(data),
+                new TensorLayout(DTypes.Of<T>(), shape, null), null);
         }
 
         /// <summary>A packed tensor of a type that is not that of the span's elements, such as bytes from a

@@ -13,8 +13,8 @@ namespace SeerAttn
             if (shape.Length < 1 || shape.Length > 4)
                 throw new ArgumentException("A tensor has 1 to 4 dimensions, not " + shape.Length + ".", nameof(shape));
             if (strides != null && strides.Length != shape.Length)
-                throw new ArgumentException("There are " + strides.Length + " strides for " + shape.Length + " dimensions.",
-                    nameof(strides));
+                throw new ArgumentException(
+                    "There are " + strides.Length + " strides for " + shape.Length + " dimensions.", nameof(strides));
             DType = dtype;
             Shape = (long[])shape.Clone();
             Strides = strides == null ? null : (long[])strides.Clone();

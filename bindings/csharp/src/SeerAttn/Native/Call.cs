@@ -251,8 +251,8 @@ namespace SeerAttn.Native
             if (first != null) first.Throw();
         }
 
-        private static unsafe SeerStatus Start(ContextHandle context, Work work, ModelHandle model, int layer, void* desc,
-            seer_submit* submit, ulong* ticket)
+        private static unsafe SeerStatus Start(ContextHandle context, Work work, ModelHandle model, int layer,
+            void* desc, seer_submit* submit, ulong* ticket)
         {
             switch (work)
             {

@@ -26,7 +26,8 @@ namespace SeerAttn.Native
             // A library that was asked for and cannot be loaded is an error, not a reason to take another one.
             string asked = Environment.GetEnvironmentVariable("SEERATTN_LIB");
             if (!string.IsNullOrEmpty(asked)) return NativeLibrary.Load(asked);
-            string[] names = RuntimeInformation.IsOSPlatform(OSPlatform.Windows) ? new[] { "seerattn-0.dll", "libseerattn-0.dll" }
+            string[] names = RuntimeInformation.IsOSPlatform(OSPlatform.Windows)
+                ? new[] { "seerattn-0.dll", "libseerattn-0.dll" }
                 : RuntimeInformation.IsOSPlatform(OSPlatform.OSX) ? new[] { "libseerattn.0.dylib" }
                 : new[] { "libseerattn.so.0" };
             foreach (string versioned in names)
