@@ -31,7 +31,12 @@ if [ ! -e "$keyring" ]; then
   echo "toolchain.sh: $keyring is missing: install debian-archive-keyring" >&2
   exit 77
 fi
-echo "deb [signed-by=$keyring] http://deb.debian.org/debian sid main" >"$apt/sources.list"
+# sid from the mirror that this machine's apt uses.
+# shellcheck disable=SC2016  # apt's own placeholders
+mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(COMPONENT) $(CODENAME)' 'Created-By: Packages' |
+  awk '$2 == "Debian" && $3 == "main" && $4 !~ /-/ { print $1; exit }')
+[ -n "$mirror" ] || { echo "toolchain.sh: apt on this machine knows no Debian mirror" >&2; exit 77; }
+echo "deb [signed-by=$keyring] $mirror sid main" >"$apt/sources.list"
 options=(-q -o "Dir::State=$apt" -o "Dir::State::lists=$apt/lists" -o "Dir::State::status=$apt/status"
   -o "Dir::Cache=$apt/cache" -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
   -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null -o Debug::NoLocking=1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # windows.sh: builds seerattn for 64-bit Windows with mingw-w64, and runs its tests under Wine.
 # usage: tools/windows.sh [setup | build | test]...   (all three, in this order, if none is named)
-# Works in .toolchains/windows and build-windows. Debian and Ubuntu; installs nothing: `./dev setup --windows` does.
+# Works in .toolchains/windows and build-windows. Debian and Ubuntu; installs nothing: `./dev setup --ci` does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 toolchain=$PWD/.toolchains/windows
