@@ -10,6 +10,10 @@ full=
 [ "${1:-}" != --full ] || { full=1; shift; }
 build=$(cd "${1:?usage: test.sh [--full] BUILD_DIR}" && pwd)
 [ -e "$build/libseerattn.so.0" ] || { echo "there is no $build/libseerattn.so.0" >&2; exit 1; }
+if grep -qE '__(asan|tsan|msan)_init' "$build/libseerattn.so.0"; then
+  echo "the library is built with a sanitizer, which would have to be loaded before Python: not run"
+  exit 77
+fi
 
 # The first with NumPy; without one, the tests that need it are skipped and say so.
 python=

@@ -132,6 +132,24 @@ class Tickets(WithContext):
         ticket.wait().add_done_callback(lambda _: event.set())
         self.assertTrue(event.wait(60))
 
+    def test_callbacks_that_raise_are_reported(self):
+        reported, event = [], threading.Event()
+
+        def hook(arguments):
+            reported.append((arguments.exc_type, str(arguments.exc_value)))
+            event.set()
+
+        def broken(_):
+            raise KeyError("mine")
+
+        before, sys.unraisablehook = sys.unraisablehook, hook
+        try:
+            self.start().add_done_callback(broken)
+            self.assertTrue(event.wait(60))
+        finally:
+            sys.unraisablehook = before
+        self.assertEqual(reported, [(KeyError, "'mine'")])
+
     def test_await(self):
         async def main():
             cancel = seerattn.Cancel()
@@ -152,15 +170,17 @@ class Tickets(WithContext):
         def handler(*_):
             raise Interrupted
 
-        before = signal.signal(signal.SIGALRM, handler)
+        before, cancel = signal.signal(signal.SIGALRM, handler), seerattn.Cancel()
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         try:
             with self.assertRaises(Interrupted):
                 while True:
-                    self.ctx.prefill(self.gates, 0, *self.long)
+                    self.ctx.prefill(self.gates, 0, *self.long, cancel=cancel)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+        with self.assertRaises(seerattn.CancelledError):  # it was triggered
+            self.ctx.prefill(self.gates, 0, *self.long, cancel=cancel)
         self.ctx.prefill(self.gates, 0, *self.long)
 
     def test_threads_share_everything(self):
@@ -241,7 +261,8 @@ class Processes(unittest.TestCase):
     def test_fork(self):
         done = run_script(
             """
-            import os, seerattn
+            import os, seerattn, warnings
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 dislikes every fork with threads
             from support import problem, small_gates
             ctx = seerattn.Context("cpu", threads=2)
             gates = small_gates(ctx)

@@ -7,6 +7,7 @@ import pickle
 import unittest
 
 import seerattn
+from seerattn._handles import Use
 from support import WithContext, f32, needs_numpy, needs_torch, numpy, problem, small_gates
 
 
@@ -41,6 +42,19 @@ class Closed(unittest.TestCase):
         buffer.close()
         other = seerattn.Context("cpu", threads=1)
         self.assertEqual(other.prefill(gates, 0, *problem()).stats.fallback_rows, 0)
+
+    def test_a_handle_in_use_is_released_by_its_last_user(self):
+        with seerattn.Context("cpu", threads=1) as ctx:
+            gates, released = small_gates(ctx), []
+            release, gates._state.release = gates._state.release, released.append
+            first, second = Use(gates, seerattn.Model), Use(gates, seerattn.Model)
+            gates.close()
+            first.drop()
+            first.drop()
+            self.assertEqual(released, [])
+            second.drop()
+            self.assertEqual(released, [second.pointer])
+            release(second.pointer)
 
     def test_with(self):
         with seerattn.Context("cpu", threads=1) as ctx:
