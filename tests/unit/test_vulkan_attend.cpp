@@ -1,0 +1,156 @@
+// attend on Vulkan, what the host decides: no device needed.
+#include <doctest/doctest.h>
+
+#include <random>
+#include <set>
+#include <vector>
+
+#include "status.h"
+#include "vulkan/attend_parts.h"
+#include "vulkan/attend_tile.h"
+
+namespace seer::vulkan {
+namespace {
+
+Caps caps_of(uint32_t shared, uint32_t invocations) {
+  Caps caps;
+  caps.max_shared = shared;
+  caps.max_invocations = invocations;
+  caps.max_range = 128 << 20;
+  caps.offset_alignment = 16;
+  return caps;
+}
+
+TokenView view(int64_t tokens, int64_t heads, int64_t dim, bool heads_outside) {
+  return {.dtype = DType::f16,
+          .heads = heads,
+          .dim = dim,
+          .stride_batch = tokens * heads * dim,
+          .stride_token = heads_outside ? dim : heads * dim,
+          .stride_head = heads_outside ? tokens * dim : dim};
+}
+
+TEST_CASE("vulkan attend: parts hold every row once, within what bindings see") {
+  std::minstd_rand random(7);
+  int windowed = 0, split = 0;
+  for (int round = 0; round < 300; round++) {
+    const int64_t block = 32 << random() % 3, group = 1 + random() % 4, kv_heads = 1 + random() % 4;
+    const int64_t q_heads = group * kv_heads, dim = 64, q_len = 1 + random() % 700, k_len = q_len + random() % 300;
+    const Sequence sequence{.q_len = q_len, .k_len = k_len, .total_len = k_len};
+    const bool heads_outside = random() % 2;
+    int dummy = 0;
+    AttendArgs args{.sequences = {&sequence, 1}, .block = block};
+    args.q = args.out = view(q_len, q_heads, dim, heads_outside);
+    args.k = args.v = view(k_len, kv_heads, dim, heads_outside);
+    args.lse = {.data = reinterpret_cast<float *>(&dummy), .stride_head = q_len};
+    args.mask.words = reinterpret_cast<uint32_t *>(&dummy);
+    args.mask.stride_row = mask_words(sequence.k_blocks(block));
+    args.mask.stride_head = sequence.q_blocks(block) * args.mask.stride_row;
+    Caps caps = caps_of(32768, 256);
+    caps.max_range = 1u << (15 + random() % 8);
+    const auto fits = [&](int64_t bytes) { return uint64_t(bytes) + caps.offset_alignment <= caps.max_range; };
+
+    std::set<std::pair<int64_t, int64_t>> rows;  // (block row, head)
+    int64_t parts = 0;
+    const auto use = [&](const AttendPart &p) {
+      parts++;
+      REQUIRE(p.query % block == 0);
+      REQUIRE((p.query + p.queries == q_len || p.queries % block == 0));
+      for (int64_t q = p.query; q < p.query + p.queries; q += block)
+        for (int64_t h = p.head; h < p.head + p.heads; h++) REQUIRE(rows.emplace(q / block, h).second);
+      CHECK(p.kv_head == p.head / group);
+      CHECK(p.kv_head + p.kv_heads - 1 == (p.head + p.heads - 1) / group);
+      if (p.kv_heads > 1) CHECK((p.head % group == 0 && p.heads % group == 0));
+      CHECK(fits(attend_extent(args.q, p.queries, p.heads)));
+      CHECK(fits(attend_extent(args.lse, p.queries, p.heads)));
+      CHECK(fits(attend_extent(args.k, std::min(p.window, p.keys()), p.kv_heads)));
+      if (p.whole()) return;
+      windowed++;
+      CHECK(p.window % block == 0);
+      CHECK(attend_windows(caps, args));
+      const int64_t padded = (p.queries + block - 1) / block * block * p.heads;
+      CHECK(padded <= kAttendStateRows);
+      CHECK(fits(padded * int64_t(attend_state_bytes(dim))));
+    };
+    try {
+      attend_parts(caps, args, use);
+    } catch (const Error &error) {
+      CHECK(error.status() == Status::unsupported);
+      // A block of one head must really be too much for it.
+      const bool possible = fits(attend_extent(args.q, block, 1)) && fits(attend_extent(args.k, block, 1)) &&
+                            fits(block * int64_t(attend_state_bytes(dim)));
+      CHECK(!possible);
+      continue;
+    }
+    CHECK(int64_t(rows.size()) == sequence.q_blocks(block) * q_heads);
+    split += parts > 1;
+  }
+  CHECK(windowed > 0);
+  CHECK(split > 0);
+}
+
+TEST_CASE("vulkan attend: a scalar tile for every device and shape") {
+  for (const uint32_t shared : {16384u, 32768u, 49152u, 65536u, 232448u})
+    for (const uint32_t invocations : {128u, 256u, 1024u})
+      for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+        for (const int64_t block : {32, 64, 128})
+          for (int64_t dim = 1; dim <= 256; dim++)
+            for (const int64_t rows : {1, 100000}) {
+              const Caps caps = caps_of(shared, invocations);
+              const AttendKernel kernel = attend_scalar(caps, {.dtype = dtype, .dim = dim, .block = block}, rows);
+              const auto &c = kernel.key.constants;
+              const uint32_t threads = c[0], keys = c[2], columns = c[3];
+              REQUIRE(kernel.key.shared_bytes <= shared);
+              REQUIRE(threads <= invocations);
+              REQUIRE(c[1] == kernel.rows);
+              REQUIRE((block % kernel.rows == 0 && block % keys == 0 && keys % columns == 0));
+              REQUIRE((kernel.rows * columns % threads == 0 && kernel.rows * columns >= threads));
+            }
+}
+
+TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
+  int found = 0;
+  for (const CoopShape &m : {CoopShape{16, 16, 16}, CoopShape{16, 8, 16}, CoopShape{8, 16, 16}, CoopShape{8, 8, 16},
+                             CoopShape{8, 8, 8}, CoopShape{32, 32, 16}, CoopShape{7, 8, 8}})
+    for (const uint32_t size : {4u, 8u, 16u, 32u, 64u, 128u})
+      for (const uint32_t shared : {16384u, 32768u, 49152u, 65536u})
+        for (const int64_t dim : {64, 80, 96, 128, 256})
+          for (const int64_t block : {32, 64, 128})
+            for (const uint32_t heads : {1u, 2u}) {
+              Caps caps = caps_of(shared, 512);
+              caps.coopmat = caps.fp16 = true;
+              caps.subgroup_size = caps.min_subgroup_size = size;
+              caps.subgroup_ops = ~0u;
+              caps.coop_shapes = {m};
+              std::string why;
+              const auto kernel =
+                  attend_coopmat(caps, {.dtype = DType::bf16, .dim = dim, .block = block}, heads, 16, why);
+              CHECK(kernel.has_value() == why.empty());
+              if (!kernel) continue;
+              found++;
+              const auto &c = kernel->key.constants;
+              const uint32_t threads = c[0], rows = c[1], keys = c[2];
+              REQUIRE((threads == heads * rows / m.m * size && threads <= 512));
+              REQUIRE(kernel->key.shared_bytes <= shared);
+              REQUIRE((block % rows == 0 && block % keys == 0 && rows % 16 == 0));
+              // A subgroup's rows of Q come in one load, and each lane has whole 16 bytes of weights.
+              REQUIRE((keys % m.m == 0 && keys % (8 * (size / m.m)) == 0));
+              REQUIRE((dim % m.n == 0 && dim % m.k == 0 && keys % m.n == 0 && keys % m.k == 0));
+              REQUIRE(kernel->key.module == "attend_coopmat_f16");
+            }
+  CHECK(found > 100);
+
+  Caps caps = caps_of(49152, 1024);
+  caps.coopmat = caps.fp16 = true;
+  caps.subgroup_size = 32;
+  caps.subgroup_ops = ~0u;
+  caps.coop_shapes = {{16, 16, 16, false}, {16, 16, 16, true}};
+  std::string why;
+  const AttendShape bf16{.dtype = DType::bf16, .dim = 128, .block = 64};
+  CHECK(attend_coopmat(caps, bf16, 1, 16, why)->key.module == "attend_coopmat_bf16");
+  CHECK(!attend_coopmat(caps, {.dtype = DType::f32, .dim = 128, .block = 64}, 1, 16, why));
+  CHECK(!why.empty());
+}
+
+}  // namespace
+}  // namespace seer::vulkan
