@@ -2,7 +2,7 @@
 # toolchain: Rust for bindings/rust: a cargo of 1.85 or later with clippy and rustfmt, and the crates of Cargo.lock.
 # What is on PATH is used, rustup's or the system's. Debian 12 has a current Rust as the packages named here, beside its
 # rustc 1.63, which they replace where it is installed. The crates come from crates.io, once.
-# apt: cargo-web rustc-web rust-web-clippy rustfmt-web
+# apt: cargo-web|cargo rustc-web|rustc rust-web-clippy|rust-clippy rustfmt-web|rustfmt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
