@@ -169,7 +169,7 @@ def probe(path):
             f"offsetof(struct align_of_{name}, x)",
         )
         for j, (field, kind) in enumerate(fields):
-            out.append(f"  {{ {pointer_to(kind, 'same')} = &(({name} *)0)->{field}; (void)same; }}")
+            out.append(f"  {{ static {name} x; {pointer_to(kind, 'same')} = &x.{field}; (void)same; }}")
             line(
                 f'%s\n      {{"name": "{field}", "offset": %zu, "size": %zu, "type": "{kind}"}}',
                 '""' if j == 0 else '","',
