@@ -26,6 +26,7 @@ layout(binding = kPoolPooled) restrict writeonly buffer Pooled { float pooled[];
 layout(binding = kPoolRotated) restrict buffer Rotated { uint rotated[]; };
 layout(binding = kPoolRotated) restrict writeonly buffer Rotated4 { uvec4 rotated4[]; };
 layout(binding = kPoolTable) restrict readonly buffer Table { vec2 rope_table[]; };
+layout(binding = kPoolTable) restrict readonly buffer Table4 { vec4 rope_table4[]; };
 #include "rope.glsl"
 
 const uint PER_WORD = DTYPE == kDTypeF32 ? 1 : 2;
@@ -61,6 +62,14 @@ float element(uvec4 words, uint i) {
   return (i & 1) == 0 ? pair.x : pair.y;
 }
 
+// (cos, sin) of an even channel and of the next one.
+vec4 two_turns(uint position, uint channel) {
+  const uint base = p.table_skip / 8 + channel;
+  const vec4 fine = rope_table4[(base + (position & (kRopeFineRows - 1)) * p.half_dim) / 2];
+  const vec4 coarse = rope_table4[(base + (kRopeFineRows + (position >> kRopeShift)) * p.half_dim) / 2];
+  return coarse.xxzz * fine + coarse.yyww * vec4(-fine.y, fine.x, -fine.w, fine.z);
+}
+
 void write_rotated(uvec4 first, uvec4 second, uint position, uint channel, uint e) {
   if (ROTATE == kPoolCopies) {
     store(e, first);
@@ -68,16 +77,21 @@ void write_rotated(uvec4 first, uvec4 second, uint position, uint channel, uint 
     return;
   }
   uvec4 a = uvec4(0), b = uvec4(0);
-  [[unroll]] for (uint i = 0; i < WIDE; i++) {
-    const vec2 t = rope_turn(p.table_skip, p.half_dim, position, channel + i);
-    const float u = element(first, i), v = element(second, i);
-    const float y = u * t.x - v * t.y, z = v * t.x + u * t.y;
-    if (DTYPE == kDTypeF32) {
-      a[i] = floatBitsToUint(y);
-      b[i] = floatBitsToUint(z);
-    } else {
-      a[i / 2] |= narrow(DTYPE, y) << (16 * (i & 1));
-      b[i / 2] |= narrow(DTYPE, z) << (16 * (i & 1));
+  [[unroll]] for (uint i = 0; i < WIDE; i += 2) {
+    // With several channels a thread, their number and half_dim are even: two turns a load.
+    const vec4 t = WIDE == 1 ? vec4(rope_turn(p.table_skip, p.half_dim, position, channel), 0.0, 0.0)
+                             : two_turns(position, channel + i);
+    [[unroll]] for (uint k = 0; k < min(WIDE, 2); k++) {
+      const float cosine = t[2 * k], sine = t[2 * k + 1];
+      const float u = element(first, i + k), v = element(second, i + k);
+      const float y = u * cosine - v * sine, z = v * cosine + u * sine;
+      if (DTYPE == kDTypeF32) {
+        a[i + k] = floatBitsToUint(y);
+        b[i + k] = floatBitsToUint(z);
+      } else {
+        a[i / 2] |= narrow(DTYPE, y) << (16 * k);
+        b[i / 2] |= narrow(DTYPE, z) << (16 * k);
+      }
     }
   }
   store(e, a);
