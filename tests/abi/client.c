@@ -1,7 +1,6 @@
 /* client: a program of one version's header with another version's library. It sets every field of every struct to a
  * value of its own, and checks what comes of it against golden values, so that a field that moved shows. usage: client
  * LIBRARY GOLDEN_FOLDER SCRATCH_FOLDER */
-#define _GNU_SOURCE
 #include "client.h"
 
 #include <dlfcn.h>

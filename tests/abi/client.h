@@ -11,17 +11,17 @@
 #include "bindings/c/tensors.h"
 
 /* The calls of version 0.1, by pointers into the library under test. */
-#define CALLS(X)                                                                                                      \
-  X(seer_version)                                                                                                     \
-  X(seer_status_name) X(seer_last_error) X(seer_device_count) X(seer_device_get) X(seer_context_create)               \
-      X(seer_context_info) X(seer_context_retain) X(seer_context_release) X(seer_model_load_dir)                      \
-          X(seer_model_load_memory) X(seer_model_create) X(seer_model_save) X(seer_model_config) X(seer_model_retain) \
-              X(seer_model_release) X(seer_buffer_create) X(seer_buffer_address) X(seer_buffer_write)                 \
-                  X(seer_buffer_read) X(seer_buffer_retain) X(seer_buffer_release) X(seer_cancel_create)              \
-                      X(seer_cancel_trigger) X(seer_cancel_release) X(seer_gate_cache_create)                         \
-                          X(seer_gate_cache_length) X(seer_gate_cache_truncate) X(seer_gate_cache_release)            \
-                              X(seer_prefill) X(seer_gate) X(seer_select) X(seer_attention) X(seer_prefill_workspace) \
-                                  X(seer_wait) X(seer_on_done) X(seer_ticket_stats)
+/* clang-format off */
+#define CALLS(X) \
+  X(seer_version) X(seer_status_name) X(seer_last_error) X(seer_device_count) X(seer_device_get) \
+  X(seer_context_create) X(seer_context_info) X(seer_context_retain) X(seer_context_release) \
+  X(seer_model_load_dir) X(seer_model_load_memory) X(seer_model_create) X(seer_model_save) X(seer_model_config) \
+  X(seer_model_retain) X(seer_model_release) X(seer_buffer_create) X(seer_buffer_address) X(seer_buffer_write) \
+  X(seer_buffer_read) X(seer_buffer_retain) X(seer_buffer_release) X(seer_cancel_create) X(seer_cancel_trigger) \
+  X(seer_cancel_release) X(seer_gate_cache_create) X(seer_gate_cache_length) X(seer_gate_cache_truncate) \
+  X(seer_gate_cache_release) X(seer_prefill) X(seer_gate) X(seer_select) X(seer_attention) \
+  X(seer_prefill_workspace) X(seer_wait) X(seer_on_done) X(seer_ticket_stats)
+/* clang-format on */
 #define DECLARE(name) __typeof__(&name) name;
 struct library {
   CALLS(DECLARE)

@@ -1,6 +1,5 @@
 /* Devices, contexts and models: seer_device_info, seer_allocator, seer_context_params, seer_gate_config,
  * seer_gate_weights, seer_load_params. */
-#define _GNU_SOURCE
 #include <math.h>
 #include <unistd.h>
 

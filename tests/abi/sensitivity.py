@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Which moved fields would the client of tests/abi notice? By hand, after the client or the header changed.
 
-sensitivity.py LIBRARY: in a copy of the header, swaps each two neighbouring fields of equal size of each struct, one pair
-at a time, compiles the client with it and runs it with the library. It must fail each time; pairs that pass are printed.
-Two cannot be told apart on the CPU: a device's ordinal and vendor_id (0), and an allocator's device_alloc and device_free.
+sensitivity.py LIBRARY: in a copy of the header, swaps each two neighbouring fields of equal size of each struct, one
+pair at a time, compiles the client with it and runs it with the library. It must fail each time; pairs that pass are
+printed. Two cannot be told apart on the CPU: a device's ordinal and vendor_id (0), an allocator's device_alloc and
+device_free (not called).
 """
 import os
 import re
@@ -51,8 +52,8 @@ def main(library):
                 client = os.path.join(folder, "client")
                 here = os.path.join(ROOT, "tests", "abi")
                 sources = [os.path.join(here, f) for f in ("client.c", "client_setup.c", "client_compute.c")]
-                subprocess.run(["cc", "-std=gnu11", "-I" + os.path.join(folder, "include"), "-I" + ROOT, *sources, "-o", client,
-                                "-lm", "-ldl"], check=True)
+                flags = ["-std=gnu11", "-D_GNU_SOURCE", "-I" + os.path.join(folder, "include"), "-I" + ROOT]
+                subprocess.run(["cc", *flags, *sources, "-o", client, "-lm", "-ldl"], check=True)
                 run = subprocess.run([client, library, os.path.join(ROOT, "tests", "golden", "qwen-yarn"),
                                       os.path.join(folder, "scratch")], capture_output=True, timeout=120)
                 if run.returncode == 0:
