@@ -1,12 +1,14 @@
 // The Vulkan host on whatever devices there are: memory, copies, the cutting of work, masks. What the stages compute is
 // checked by tests/check.
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
-#include <set>
 
 #include "backend.h"
 #include "vulkan/device.h"
@@ -172,4 +174,44 @@ TEST_CASE("vulkan: contexts on one device share its memory and its kernels, and 
   }
   CHECK(vk(*open()).gpu != vk(*a).gpu);  // a new context opens it again
   round_trip(*open(), 100, 1);
+}
+
+TEST_CASE("vulkan: a pipeline cache that is damaged, cut or another's is ignored and replaced") {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("seer-vk-" + std::to_string(getpid()));
+  const With setting("SEER_VK_CACHE", folder.c_str());
+  std::string told;
+  DeviceParams params;
+  params.log = {.fn = [](void *user, int32_t, const char *text,
+                         size_t n) { *static_cast<std::string *>(user) += std::string(text, n) + "\n"; },
+                .user = &told,
+                .level = LogLevel::info};
+  const auto use = [&] {
+    told.clear();
+    round_trip(*create_device(BackendKind::vulkan, params), 100, 1);
+    return told.find("pipeline cache") != std::string::npos;
+  };
+  CHECK_FALSE(use());
+  std::filesystem::path file;
+  for (const auto &entry : std::filesystem::directory_iterator(folder)) file = entry.path();
+  REQUIRE(!file.empty());
+  std::ifstream in(file, std::ios::binary);
+  const std::string good{std::istreambuf_iterator<char>(in), {}};
+  REQUIRE(good.size() > 90);
+  CHECK_FALSE(use());
+  const auto with = [&](std::string bytes) {
+    std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
+    return use();
+  };
+  const auto changed = [&](size_t at) {
+    std::string bytes = good;
+    bytes[at] = char(bytes[at] ^ 1);
+    return bytes;
+  };
+  for (const std::string &bad :
+       {std::string(), good.substr(0, 50), good.substr(0, good.size() - 1), good + "x", changed(0), changed(8),
+        changed(15), changed(16), changed(36), changed(50), changed(good.size() - 1)}) {
+    CHECK(with(bad));
+    CHECK_FALSE(use());  // it was replaced
+  }
+  std::filesystem::remove_all(folder);
 }
