@@ -164,7 +164,8 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   caps.driver_id = uint32_t(driver.driverID);
   caps.type = plain.deviceType;
   caps.name = plain.deviceName;
-  caps.driver = has_driver ? std::string(driver.driverName) + " " + driver.driverInfo : "unknown driver";
+  caps.driver = has_driver ? driver.driverName : "unknown driver";
+  if (driver.driverInfo[0]) caps.driver += std::string(" ") + driver.driverInfo;
   std::memcpy(caps.device_uuid, id.deviceUUID, sizeof caps.device_uuid);
   std::memcpy(caps.driver_uuid, id.driverUUID, sizeof caps.driver_uuid);
   std::memcpy(caps.cache_uuid, plain.pipelineCacheUUID, sizeof caps.cache_uuid);

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "attend_tile.h"
 #include "extensions.h"
 
 namespace seer::vulkan {
@@ -164,7 +165,10 @@ Gpu::~Gpu() {
 }
 
 VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
-    : gpu(std::move(opened)), caps(gpu->caps), memory(gpu->memory.get()), recorder(std::make_unique<Recorder>(*gpu)),
+    : gpu(std::move(opened)),
+      caps(gpu->caps),
+      memory(gpu->memory.get()),
+      recorder(std::make_unique<Recorder>(*gpu)),
       rope(std::make_unique<RopeBuffers>(*memory, *recorder)) {
   info = describe(caps);
   limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
@@ -249,7 +253,20 @@ DeviceInfo describe(const Caps &caps) {
   info.name = caps.name;
   info.detail = "Vulkan " + std::to_string(VK_API_VERSION_MAJOR(caps.api_version)) + "." +
                 std::to_string(VK_API_VERSION_MINOR(caps.api_version)) + ", " + caps.driver;
-  if (const std::string why = refusal(caps); !why.empty()) info.detail += "; cannot be used: " + why;
+  if (const std::string why = refusal(caps); !why.empty()) {
+    info.detail += "; cannot be used: " + why;
+    return info;
+  }
+  // What a model's attention would get.
+  const AttendShape shape{.dtype = DType::f16, .dim = 128, .block = 64, .paired = true, .wide = true};
+  std::string why;
+  if (attend_coopmat(caps, shape, 1, 1, why)) {
+    const CoopShape &best = caps.coop_shapes.front();
+    info.detail += ", cooperative matrices " + std::to_string(best.m) + "x" + std::to_string(best.n) + "x" +
+                   std::to_string(best.k) + (caps.bf16_coopmat ? " f16 and bf16" : " f16");
+  } else {
+    info.detail += ", plain kernels (" + why + ")";
+  }
   return info;
 }
 
