@@ -75,8 +75,7 @@ Window RopeBuffers::get(const RopeView &rope, int64_t rows) {
         turns.push_back({float(double{rope.cos[at]} * scale), float(double{rope.sin[at]} * scale)});
       }
     const auto *base = static_cast<const char *>(entry.memory.address);
-    recorder_.write(base + (to + first) * half * int64_t{sizeof(Turn)}, turns.data(),
-                            turns.size() * sizeof(Turn));
+    recorder_.write(base + (to + first) * half * int64_t{sizeof(Turn)}, turns.data(), turns.size() * sizeof(Turn));
   };
   // A scaling of 0 leaves nothing to divide out: the coarse rows are 0 and so is all that they are multiplied with.
   const double unscale = rope.attention_scaling != 0 ? 1.0 / rope.attention_scaling : 1.0;
