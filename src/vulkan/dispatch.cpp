@@ -162,7 +162,7 @@ void Recorder::bind(Slot &slot, const Kernel &kernel, std::span<const Window> wi
                "kernel %s has %u bindings; got %zu", kernel.name.c_str(), kernel.bindings, windows.size());
   VkDescriptorBufferInfo buffers[kBindingsOfSet];
   VkWriteDescriptorSet writes[kBindingsOfSet];
-  const VkDescriptorSet set = device_.caps.push_descriptor ? VK_NULL_HANDLE : descriptor_set(slot, kernel);
+  VkDescriptorSet set = device_.caps.push_descriptor ? VK_NULL_HANDLE : descriptor_set(slot, kernel);
   for (uint32_t i = 0; i < kernel.bindings; i++) {
     buffers[i] = {windows[i].buffer, windows[i].offset, windows[i].range};
     writes[i] = {};
