@@ -230,7 +230,9 @@ TEST_CASE("staging: a prefill of host tensors gives the same bits as on the host
   params.reference = true;
   const auto host = create_device(BackendKind::cpu, params), fake = fake_device();
   for (DType mask : {DType::b32, DType::u8})
-    for (const auto &[gap, swapped] : {std::pair<int64_t, bool>{0, false}, {3, false}, {0, true}, {5, true}}) {
+    for (const auto &layout : {std::pair<int64_t, bool>{0, false}, {3, false}, {0, true}, {5, true}}) {
+      const int64_t gap = layout.first;
+      const bool swapped = layout.second;
       CAPTURE(gap);
       CAPTURE(swapped);
       Inputs expected(gap, swapped, mask), got(gap, swapped, mask);

@@ -137,12 +137,13 @@ TEST_CASE("vulkan: masks of bytes and bits, whole and cut into chunks and window
     const auto device = open();
     for (int64_t tokens : {1, 31, 33, 1000, 1057}) round_trip(*device, tokens, 3);
   }
-  for (const auto &[name, value] : {std::pair<const char *, const char *>{"SEER_VK_CHUNK_ITEMS", "7"},
-                                    {"SEER_VK_PUSH_DESCRIPTOR", "0"},
-                                    {"SEER_VK_MAX_RANGE", "4000"},
-                                    {"SEER_VK_MAX_GROUPS_X", "5"},
-                                    {"SEER_VK_OFFSET_ALIGNMENT", "256"},
-                                    {"SEER_VK_UNIFIED_MEMORY", "0"}}) {
+  for (const auto &override : {std::pair<const char *, const char *>{"SEER_VK_CHUNK_ITEMS", "7"},
+                               {"SEER_VK_PUSH_DESCRIPTOR", "0"},
+                               {"SEER_VK_MAX_RANGE", "4000"},
+                               {"SEER_VK_MAX_GROUPS_X", "5"},
+                               {"SEER_VK_OFFSET_ALIGNMENT", "256"},
+                               {"SEER_VK_UNIFIED_MEMORY", "0"}}) {
+    const char *name = override.first, *value = override.second;
     CAPTURE(name);
     const With setting(name, value);
     const auto device = open();
