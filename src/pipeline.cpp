@@ -27,7 +27,11 @@ public:
     stream = parent.stream;
     step = [this](uint64_t n) { take(n); };
   }
-  void finish() { take(UINT64_MAX); }
+  // Whoever said stop, even at the very last step, gets a call that says it was stopped.
+  void finish() {
+    take(UINT64_MAX);
+    parent_.check_cancelled();
+  }
 
 private:
   void take(uint64_t n) {

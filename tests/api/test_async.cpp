@@ -229,6 +229,21 @@ TEST_CASE("cancel in the middle; the cache goes back to what it was, whatever wa
   CHECK(length() == 64);
 }
 
+TEST_CASE("progress that says stop at the very last step stops the call") {
+  const Context ctx = make_context();
+  const Model model = make_model(ctx.get());
+  seer_submit submit = SEER_INIT(seer_submit);
+  submit.flags = SEER_SUBMIT_BLOCKING;
+  submit.progress = [](void *, uint64_t done, uint64_t total) -> int32_t { return done == total; };
+  Batch x(1, 320, 320);
+  const seer_prefill_desc prefill = x.prefill();
+  const seer_gate_desc gate = x.gate();
+  const seer_attention_desc attention = x.attention();
+  FAILS(SEER_ERROR_CANCELLED, "cancelled", seer_prefill(ctx.get(), model.get(), 4, &prefill, &submit, nullptr));
+  FAILS(SEER_ERROR_CANCELLED, "cancelled", seer_gate(ctx.get(), model.get(), 4, &gate, &submit, nullptr));
+  FAILS(SEER_ERROR_CANCELLED, "cancelled", seer_attention(ctx.get(), &attention, &submit, nullptr));
+}
+
 TEST_CASE("progress rises to its total, once per step, and then the work is done") {
   const Context ctx = make_context();
   const Model model = make_model(ctx.get());
