@@ -51,7 +51,7 @@ setup() {
   (cd "$source/.." && find hwy -name '*.h' ! -path '*/tests/*' -exec cp --parents {} "$toolchain/include" \;)
   pc libhwy "$(pkg-config --modversion libhwy)" -lhwy
   # Headers only: those of the build machine serve.
-  cp -r /usr/include/nlohmann /usr/include/doctest /usr/include/CLI /usr/include/stb "$toolchain/include"
+  cp -r /usr/include/{nlohmann,doctest,CLI,stb,vulkan,vk_video} "$toolchain/include"
   pc nlohmann_json "$(pkg-config --modversion nlohmann_json)" ''
   cp /usr/x86_64-w64-mingw32/include/{zlib,zconf}.h "$toolchain/include"
   cp /usr/x86_64-w64-mingw32/lib/libz.a "$toolchain/lib"
