@@ -88,7 +88,10 @@ if [ $# = 0 ]; then set -- setup build test; fi
 for command in "$@"; do
   case "$command" in
     setup | build) "$command" ;;
-    test) run_tests unit api lifecycle convert example seer ;;
+    test)
+      run_tests unit api lifecycle convert example
+      "$toolchain/wine" build-windows/tools/seer.exe check tests/golden/{llama-threshold,double-gate,qwen-yarn}
+      ;;
     *) sed -n 's/^# //p' "$0" | head -n 3 >&2; exit 2 ;;
   esac
 done
