@@ -237,9 +237,12 @@ void attend_item(uint item) {
     float all = 0.0;
     [[unroll]] for (uint c = 0; c < COLUMNS; c++) all += partial[row * COLUMNS + c];
     const bool none = all == 0.0;  // NaN is something
+    // No weight is above 1, so that only a NaN among the scores leaves no finite sum. Drivers may make Inf of exp2(NaN),
+    // and of log2(NaN).
+    const bool nan = (floatBitsToUint(all) & 0x7f800000u) == 0x7f800000u;
     if (column == 0u && (p.flags & kAttendLse) != 0u)
       lse[p.lse_base + head * p.lse_head + (query0 + row) * p.lse_token] =
-          none ? uintBitsToFloat(0xff800000u) : (highest[r] + log2(all)) * kLn2;
+          none ? uintBitsToFloat(0xff800000u) : nan ? uintBitsToFloat(0x7fc00000u) : (highest[r] + log2(all)) * kLn2;
     const uint at = p.out_base + head * p.out_head + (query0 + row) * p.out_token;
     [[unroll]] for (uint c = 0; c < PAIRS_OF; c++) {
       const uint pair = c * COLUMNS + column;

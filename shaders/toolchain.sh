@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # toolchain.sh [all]: what the distribution does not have, from Debian sid into .toolchains/vulkan/sid, without root:
 # glslang and spirv-tools that know cooperative matrices and bfloat16, and with `all` also Mesa's newest CPU driver
-# (lavapipe) and the validation layers. Quick when nothing is to do. A tool there is run through its own loader:
+# (lavapipe), the validation layers, and SwiftShader out of this distribution's Chromium
+# (.toolchains/vulkan/swiftshader/icd.json). Quick when nothing is to do. A tool there is run through its own loader:
 #   .toolchains/vulkan/run PROGRAM ARGUMENTS...
 # and a program of this machine sees the driver and layers there with the environment of .toolchains/vulkan/env.sh.
 # apt: apt ca-certificates debian-archive-keyring
@@ -15,12 +16,26 @@ packages=(glslang-tools spirv-tools)
 
 lacking=()
 for name in "${packages[@]}"; do [ -e "$here/done/$name" ] || lacking+=("$name"); done
-[ ${#lacking[@]} -gt 0 ] || exit 0
+swiftshader=$here/swiftshader
+want_swiftshader=0
+[ "${1:-}" != all ] || [ -e "$swiftshader/icd.json" ] || want_swiftshader=1
+[ ${#lacking[@]} -gt 0 ] || [ $want_swiftshader = 1 ] || exit 0
 
 if [ "$(uname -m)" != x86_64 ] || ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
   echo "toolchain.sh: needs apt-get on x86_64; elsewhere use a glslang >= 16 of your own" >&2
   exit 77
 fi
+
+# Two files of a package of this distribution; nothing that they need is missing here.
+if [ $want_swiftshader = 1 ]; then
+  rm -rf "$swiftshader.new" && mkdir -p "$swiftshader.new"
+  (cd "$swiftshader.new" && apt-get -q -o "APT::Sandbox::User=$(id -un)" download chromium-common &&
+    dpkg-deb --fsys-tarfile chromium-common_*.deb | tar -x --no-same-owner --strip-components=4 \
+      ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json &&
+    mv vk_swiftshader_icd.json icd.json && rm -f chromium-common_*.deb)
+  rm -rf "$swiftshader" && mv "$swiftshader.new" "$swiftshader"
+fi
+[ ${#lacking[@]} -gt 0 ] || exit 0
 
 # An apt of our own: its lists, its empty list of installed packages, its sources; nothing of the system changes.
 apt=$here/apt
