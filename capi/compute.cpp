@@ -24,6 +24,7 @@ Submission submission(const seer_submit *submit, const Context &context) {
     SEER_REQUIRE(context.device().info.backend == BackendKind::cuda, Status::unsupported,
                  "submit.flags has USE_STREAM, but backend %s has no streams", context.device().fns->name);
     s.options.stream = in.cuda_stream;
+    s.options.caller_stream = true;
   } else {
     SEER_REQUIRE(!in.cuda_stream, Status::invalid_argument, "submit.cuda_stream is set, but USE_STREAM is not");
   }

@@ -1,22 +1,138 @@
 #!/usr/bin/env python3
-"""compile.py NVCC ARCH CODE SOURCE OUTPUT: a .cu file into a cubin. Fails also where ptxas spilled registers or gave up
-keeping wgmma asynchronous (C7510 and its kin): either costs most of a kernel's speed and is easy to miss."""
+"""Device code for the library.
+
+    compile.py fatbin NVCC SOURCE OUTPUT TARGET...   TARGET: 80, 90a (machine code), ptx90 (for later chips)
+    compile.py cubin NVCC ARCH CODE SOURCE OUTPUT
+    compile.py table OUTPUT NAME=FATBIN...           C++ with the fat binaries as arrays (src/cuda/images.h)
+
+Compiling fails also where ptxas spilled registers or gave up keeping wgmma asynchronous (C7510 and its kin): either
+costs most of a kernel's speed and is easy to miss.
+
+Several build folders compile the same kernels, so results are kept by content in $SEER_CUDA_CACHE, else in
+$XDG_CACHE_HOME/seerattn/cuda (~/.cache without it); SEER_CUDA_CACHE= (empty) keeps none."""
+import glob
+import hashlib
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+
+KEPT = 256  # files in the cache, the newest
 
 
-def compile_cubin(nvcc, arch, code, source, output):
+def run_nvcc(nvcc, flags, kind, source, output):
     """None, or what is wrong."""
-    done = subprocess.run([nvcc, f"-gencode=arch={arch},code={code}", "-O3", "-std=c++20", "-lineinfo", "-cubin",
-                           "-Xptxas", "-v", source, "-o", output], capture_output=True, text=True)
+    done = subprocess.run([nvcc, *flags, "-O3", "-std=c++20", "-lineinfo", kind, "-Xptxas", "-v", source, "-o", output],
+                          capture_output=True, text=True)
     if done.returncode != 0:
         return done.stdout + done.stderr
     lines = done.stderr.splitlines()
-    bad = [x for x in lines if "(C75" in x or ("spill" in x and "0 bytes spill stores, 0 bytes spill loads" not in x)]
+    bad = [x for x in lines if "(C75" in x or "warning" in x.lower() or
+           ("spill" in x and "0 bytes spill stores, 0 bytes spill loads" not in x)]
     if not any("Compiling entry function" in x for x in lines):
         bad.append("ptxas reported no kernel: its output changed, or nothing was compiled")
     return "\n".join(bad) or None
 
 
+def compile_cubin(nvcc, arch, code, source, output):
+    """None, or what is wrong."""
+    return run_nvcc(nvcc, [f"-gencode=arch={arch},code={code}"], "-cubin", source, output)
+
+
+def target_flag(target):
+    if target.startswith("ptx"):
+        return f"-gencode=arch=compute_{target[3:]},code=compute_{target[3:]}"
+    return f"-gencode=arch=compute_{target},code=sm_{target}"
+
+
+def cache_folder():
+    folder = os.environ.get("SEER_CUDA_CACHE")
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(base, "seerattn", "cuda")
+    return folder or None
+
+
+def sources(source):
+    """The file and what it includes from its folder."""
+    found, queue = {}, [os.path.abspath(source)]
+    while queue:
+        path = queue.pop()
+        if path in found or not os.path.exists(path):
+            continue
+        with open(path, "rb") as file:
+            found[path] = file.read()
+        for name in re.findall(rb'^\s*#\s*include\s*"([^"]+)"', found[path], re.M):
+            queue.append(os.path.normpath(os.path.join(os.path.dirname(path), name.decode())))
+    return found
+
+
+def key_of(nvcc, source, targets):
+    digest = hashlib.sha256()
+    version = subprocess.run([nvcc, "--version"], capture_output=True, check=True).stdout
+    with open(__file__, "rb") as file:
+        own = file.read()
+    texts = [version, own, " ".join(targets).encode()]
+    for path, text in sorted(sources(source).items(), key=lambda item: os.path.basename(item[0])):
+        texts += [os.path.basename(path).encode(), text]
+    for text in texts:
+        digest.update(str(len(text)).encode() + b":" + text)
+    return digest.hexdigest()
+
+
+def keep(folder, path, output):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            with open(output, "rb") as made:
+                shutil.copyfileobj(made, file)
+        os.replace(file.name, path)
+        age = {x: os.stat(x).st_mtime for x in glob.glob(os.path.join(folder, "*.fatbin"))}
+        for old in sorted(age, key=age.get)[:-KEPT]:
+            os.remove(old)
+    except OSError:
+        pass  # a cache that cannot be written is none
+
+
+def fatbin(nvcc, source, output, *targets):
+    folder = cache_folder()
+    kept = folder and os.path.join(folder, key_of(nvcc, source, targets) + ".fatbin")
+    if kept and os.path.exists(kept):
+        try:
+            shutil.copyfile(kept, output)
+            os.utime(kept)
+            return None
+        except OSError:
+            pass
+    problem = run_nvcc(nvcc, [target_flag(t) for t in targets], "-fatbin", source, output)
+    if problem:
+        if os.path.exists(output):
+            os.remove(output)
+        return problem
+    if kept:
+        keep(folder, kept, output)
+    return None
+
+
+def table(output, *pairs):
+    arrays, rows = [], []
+    for i, pair in enumerate(pairs):
+        name, path = pair.split("=", 1)
+        with open(path, "rb") as file:
+            data = file.read()
+        padded = data + bytes(-len(data) % 8)
+        words = [f"0x{int.from_bytes(padded[at:at + 8], 'little'):x}" for at in range(0, len(padded), 8)]
+        lines = [",".join(words[at:at + 8]) for at in range(0, len(words), 8)]
+        arrays.append(f"alignas(64) const uint64_t image{i}[] = {{\n" + ",\n".join(lines) + "};\n")
+        rows.append(f'    {{"{name}", image{i}, {len(data)}}},\n')
+    with open(output, "w") as file:
+        file.write("// Made by cuda/compile.py.\n#include \"cuda/images.h\"\n\nnamespace seer::cuda {\nnamespace {\n\n" +
+                   "\n".join(arrays) + "\nconst Image all[] = {\n" + "".join(rows) +
+                   "};\n\n}  // namespace\n\nstd::span<const Image> images() { return all; }\n\n"
+                   "}  // namespace seer::cuda\n")
+
+
 if __name__ == "__main__":
-    sys.exit(compile_cubin(*sys.argv[1:]))
+    sys.exit({"fatbin": fatbin, "cubin": compile_cubin, "table": table}[sys.argv[1]](*sys.argv[2:]))

@@ -58,14 +58,33 @@ struct Memory {
   uint64_t size = 0;
 };
 
+// What a call has to tell when its work is done. Times are the device's.
+struct CallResult {
+  SelectStats select;
+  uint64_t device_ns = 0, gate_ns = 0, attend_ns = 0;
+};
+
+// A call whose work was recorded and may still run. Waits for it when it goes, if nobody has.
+class PendingCall {
+public:
+  virtual ~PendingCall() = default;
+  // Any thread, beside the recording of other calls. Throws device_lost.
+  virtual CallResult wait() = 0;
+};
+
+enum class Mark { gate_begin, gate_end, attend_begin, attend_end };
+
 // One call in flight: cancellation and progress. Stages call step() as they finish units and stop early (by throwing
 // Error(cancelled)) when it says so. Thread-safe.
 class Exec {
 public:
   std::function<bool()> cancelled = [] { return false; };
   std::function<void(uint64_t units)> step = [](uint64_t) {};
-  void *stream = nullptr;        // cuda
-  void check_cancelled() const;  // throws Error(cancelled)
+  // cuda: the stream that the call goes to, if caller_stream; else the context's own.
+  void *stream = nullptr;
+  bool caller_stream = false;
+  std::unique_ptr<PendingCall> pending;  // what a call has left running; see pipeline.h
+  void check_cancelled() const;          // throws Error(cancelled)
 };
 
 struct BackendFns;
@@ -118,6 +137,17 @@ struct BackendFns {
   // Completion. Optional: NULL = a stage is complete when it returns.
   uint64_t (*record)(Device &, void *stream) = nullptr;                         // a fence after all work so far
   bool (*fence_wait)(Device &, uint64_t fence, uint64_t timeout_ns) = nullptr;  // false: timeout. Throws device_lost
+
+  // Calls that nothing waits for before their end. Optional, all or none: NULL = the pipeline waits for the gate and
+  // for attend, and looks at the clock. What this thread records from begin to end is one call, on exec's stream.
+  void (*begin)(Device &, Exec &exec) = nullptr;
+  void (*clear)(Device &, Memory dst, uint64_t offset, uint64_t bytes) = nullptr;  // to 0, in order with the stages
+  void (*mark)(Device &, Mark mark) = nullptr;
+  std::unique_ptr<PendingCall> (*end)(Device &, const SelectStats *stats) = nullptr;  // stats: device memory or null
+
+  // Bytes from an address that a caller calls device memory to the end of what can be reached there, or `wanted` if
+  // that is less; 0: not memory that the device can use. Optional.
+  uint64_t (*reachable)(const Device &, const void *address, uint64_t wanted) = nullptr;
 };
 
 // The backends of this build, best first: cuda, vulkan, cpu. A backend that is not built in is a stub without devices.

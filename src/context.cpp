@@ -33,7 +33,13 @@ public:
       report();
     }
   }
-  void *stream() const { return options_.stream; }
+  // Where its work reports, and goes.
+  void bind(Exec &exec) {
+    exec.cancelled = [this] { return cancelled(); };
+    exec.step = [this](uint64_t n) { step(n); };
+    exec.stream = options_.stream;
+    exec.caller_stream = options_.caller_stream;
+  }
 
 private:
   void report() {
@@ -146,17 +152,20 @@ void Context::check_usable() const {
 }
 
 uint64_t Context::submit(Job job, uint64_t units, SubmitOptions options) {
+  if (options.caller_stream) return record(std::move(job), units, std::move(options));
   auto call = std::make_shared<Call>(std::move(options), units);
-  return queue_.submit([self = shared_from_this(), job = std::move(job), call](CallStats &stats) {
-    Exec exec;
-    exec.cancelled = [&] { return call->cancelled(); };
-    exec.step = [&](uint64_t n) { call->step(n); };
-    exec.stream = call->stream();
+  std::lock_guard order(order_mutex_);
+  return queued_ = queue_.submit([self = shared_from_this(), job = std::move(job), call](CallStats &stats) {
     Device &device = *self->device_;
+    Exec exec;
+    call->bind(exec);
     try {
       exec.check_cancelled();
       job(*self->pipeline_, exec, stats);
-      if (device.fns->record) device.fns->fence_wait(device, device.fns->record(device, exec.stream), Queue::kForever);
+      if (exec.pending)
+        stats.set(exec.pending->wait());
+      else if (device.fns->record)
+        device.fns->fence_wait(device, device.fns->record(device, exec.stream), Queue::kForever);
     } catch (const Error &error) {
       if (error.status() == Status::device_lost)
         self->lost_.store(true, std::memory_order_relaxed);
@@ -165,6 +174,37 @@ uint64_t Context::submit(Job job, uint64_t units, SubmitOptions options) {
       throw;
     }
     call->finish();
+  });
+}
+
+uint64_t Context::record(Job job, uint64_t units, SubmitOptions options) {
+  const auto mark_lost = [this](const Error &error) {
+    if (error.status() == Status::device_lost) lost_.store(true, std::memory_order_relaxed);
+  };
+  Call call(std::move(options), units);
+  std::lock_guard order(order_mutex_);
+  queue_.wait(queued_, Queue::kForever);  // calls before this one that are not on the device yet
+  Exec exec;
+  call.bind(exec);
+  CallStats recorded;
+  try {
+    exec.check_cancelled();
+    job(*pipeline_, exec, recorded);
+  } catch (const Error &error) {
+    mark_lost(error);
+    throw;  // exec.pending waits for what was recorded until then
+  }
+  call.finish();
+  // The job keeps what the work uses.
+  return queue_.submit([self = shared_from_this(), job = std::move(job), recorded, mark_lost,
+                        pending = std::shared_ptr<PendingCall>(std::move(exec.pending))](CallStats &stats) {
+    stats = recorded;
+    try {
+      if (pending) stats.set(pending->wait());
+    } catch (const Error &error) {
+      mark_lost(error);
+      throw;
+    }
   });
 }
 
@@ -179,6 +219,12 @@ void attach(GateCall &call, const Model &model, int32_t index, GateCache *cache)
 
 void check_device(const Context &context, const Context &other, const char *name) {
   SEER_REQUIRE(context.same_device(other), Status::bad_handle, "%s belongs to another device", name);
+}
+
+void check_host(const SubmitOptions &options, const std::vector<HostTensor> &host) {
+  SEER_REQUIRE(!options.caller_stream || host.empty(), Status::memory_kind,
+               "a call on a CUDA stream takes device memory (2) and buffers; %zu of its tensors are in host memory",
+               host.size());
 }
 
 void check_cache(const Context &context, const Model &model, const ChunkCache *cache) {
@@ -196,6 +242,7 @@ uint64_t Context::prefill(const std::shared_ptr<const Model> &model, int32_t lay
   check_cache(*this, *model, cache.get());
   const int32_t index = model->index(layer);
   auto call = std::make_shared<PrefillCall>(check_prefill(*device_, model->gates().config, desc, cache != nullptr));
+  check_host(options, call->gate.host);
   attach(call->gate, *model, index, cache ? &cache->cache_ : nullptr);
   const uint64_t units = Pipeline::prefill_units(call->gate, call->attend);
   return submit_gated(
@@ -216,6 +263,7 @@ uint64_t Context::gate(const std::shared_ptr<const Model> &model, int32_t layer,
   check_cache(*this, *model, cache.get());
   const int32_t index = model->index(layer);
   auto call = std::make_shared<GateCall>(check_gate(*device_, model->gates().config, desc, cache != nullptr));
+  check_host(options, call->host);
   attach(*call, *model, index, cache ? &cache->cache_ : nullptr);
   const uint64_t units = Pipeline::gate_units(*call);
   return submit_gated(
@@ -243,6 +291,8 @@ uint64_t Context::submit_gated(const GateCall &call, const std::shared_ptr<Chunk
                                SubmitOptions options) {
   if (!cache) return submit(std::move(job), units, std::move(options));
   const auto in_flight = std::make_shared<ChunkCache::InFlight>(cache);  // goes after the lock
+  std::lock_guard order(order_mutex_);
+  if (options.caller_stream) queue_.wait(queued_, Queue::kForever);  // here: the end of such work takes the mutex below
   std::lock_guard lock(cache->mutex_);
   cache->check(call);
   const uint64_t ticket = submit([in_flight, job = std::move(job)](Pipeline &pipeline, Exec &exec,
@@ -255,6 +305,7 @@ uint64_t Context::submit_gated(const GateCall &call, const std::shared_ptr<Chunk
 
 uint64_t Context::select(const SelectDesc &desc, Pins pins, SubmitOptions options) {
   auto call = std::make_shared<SelectCall>(check_select(*device_, desc));
+  check_host(options, call->host);
   const uint64_t units = Pipeline::select_units(*call);
   return submit(
       [this, call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
@@ -268,6 +319,7 @@ uint64_t Context::select(const SelectDesc &desc, Pins pins, SubmitOptions option
 
 uint64_t Context::attention(const AttentionDesc &desc, Pins pins, SubmitOptions options) {
   auto call = std::make_shared<AttendCall>(check_attention(*device_, desc));
+  check_host(options, call->host);
   const uint64_t units = Pipeline::attend_units(*call);
   return submit(
       [this, call, pins = std::move(pins)](Pipeline &pipeline, Exec &exec, CallStats &stats) {
@@ -425,6 +477,7 @@ void ChunkCache::truncate(const std::shared_ptr<ChunkCache> &self, int32_t seque
   SEER_REQUIRE(tokens >= 0, Status::invalid_argument, "tokens is %lld; expected at least 0", ll(tokens));
   const int64_t blocks = tokens / self->block_;
   const auto in_flight = std::make_shared<InFlight>(self);  // goes after the lock
+  std::lock_guard order(self->context_->order_mutex_);
   std::lock_guard lock(self->mutex_);
   self->context_->submit([in_flight, sequence, blocks](
                              Pipeline &, Exec &, CallStats &) { in_flight->cache->cache_.truncate(sequence, blocks); },

@@ -41,6 +41,7 @@ struct SubmitOptions {
   int32_t (*progress)(void *user, uint64_t done, uint64_t total) = nullptr;  // non-zero cancels
   void *progress_user = nullptr;
   void *stream = nullptr;
+  bool caller_stream = false;  // the work goes to `stream` before the call returns
 };
 
 class Model;
@@ -72,7 +73,8 @@ public:
   uint64_t attention(const AttentionDesc &desc, Pins pins, SubmitOptions options);
   uint64_t prefill_workspace(const Model &model, const PrefillDesc &desc, ChunkCache *cache) const;
 
-  // Any work in the queue's order.
+  // Any work in the queue's order. With caller_stream it is recorded here and now, so that what the caller puts on the
+  // stream next comes after it; the queue then only waits for its end.
   using Job = std::function<void(Pipeline &, Exec &, CallStats &)>;
   uint64_t submit(Job job, uint64_t units, SubmitOptions options);
 
@@ -90,6 +92,8 @@ private:
   };
 
   Context() = default;
+  friend class ChunkCache;
+  uint64_t record(Job job, uint64_t units, SubmitOptions options);
   uint64_t submit_gated(const GateCall &call, const std::shared_ptr<ChunkCache> &cache, Job job, uint64_t units,
                         SubmitOptions options);
 
@@ -98,7 +102,11 @@ private:
   std::atomic<bool> lost_{false};
   std::unique_ptr<Device> device_;
   std::unique_ptr<Pipeline> pipeline_;
-  Queue queue_;  // first to go
+  // Held while work is submitted or recorded, and taken before a cache's mutex: who records waits for what the queue's
+  // thread has yet to run, whose end takes that one.
+  std::recursive_mutex order_mutex_;
+  uint64_t queued_ = 0;  // the last ticket whose work the queue's thread runs
+  Queue queue_;          // first to go
 };
 
 // Gates on a context's device.

@@ -25,6 +25,7 @@ public:
     parent_.check_cancelled();
     cancelled = parent.cancelled;
     stream = parent.stream;
+    caller_stream = parent.caller_stream;
     step = [this](uint64_t n) { take(n); };
   }
   // Whoever said stop, even at the very last step, gets a call that says it was stopped.
@@ -153,8 +154,12 @@ struct Pipeline::Impl {
       release_workspace();
       workspace = device.fns->alloc(device, plan.workspace_bytes);
     }
-    const SelectStats zero;
-    device.fns->write(device, workspace, plan.stats.offset, &zero, sizeof zero);
+    if (device.fns->clear) {
+      device.fns->clear(device, workspace, plan.stats.offset, sizeof(SelectStats));
+    } else {
+      const SelectStats zero;
+      device.fns->write(device, workspace, plan.stats.offset, &zero, sizeof zero);
+    }
     stats.workspace_bytes = plan.workspace_bytes;
     return plan;
   }
@@ -172,15 +177,52 @@ struct Pipeline::Impl {
             .stride_row = plan.mask_row_words};
   }
 
-  // All work so far is done, so that what follows can be timed. A stage's outcome that comes late is thrown here.
-  void wait(const Exec &exec) {
-    const BackendFns &fns = *device.fns;
-    if (fns.record) fns.fence_wait(device, fns.record(device, exec.stream), UINT64_MAX);
-  }
+  // A call's times and its end. Where the backend records calls, marks are its own and the end is left to exec.pending;
+  // elsewhere a mark waits for all work so far, and a stage's outcome that comes late is thrown there.
+  class Call {
+  public:
+    Call(Impl &impl, Exec &exec, CallStats &stats) : impl_(impl), exec_(exec), stats_(stats) {
+      if (fns().begin) fns().begin(impl_.device, exec_);
+    }
+    ~Call() {
+      if (ended_ || !fns().begin) return;
+      try {  // a call that failed may have left work
+        exec_.pending = fns().end(impl_.device, nullptr);
+      } catch (const std::exception &error) {
+        impl_.device.log(LogLevel::warn, "backend %s: %s", fns().name, error.what());
+      }
+    }
+    Call(const Call &) = delete;
+    Call &operator=(const Call &) = delete;
 
-  void read_stats(const Plan &plan, CallStats &stats) {
-    device.fns->read(device, workspace, plan.stats.offset, &stats.select, sizeof stats.select);
-  }
+    void mark(Mark mark) {
+      if (fns().begin) return fns().mark(impl_.device, mark);
+      if (mark == Mark::gate_begin || mark == Mark::attend_begin) {
+        marked_ = Clock::now();
+        return;
+      }
+      if (fns().record) fns().fence_wait(impl_.device, fns().record(impl_.device, exec_.stream), UINT64_MAX);
+      (mark == Mark::gate_end ? stats_.gate_ns : stats_.attend_ns) += ns_since(marked_);
+    }
+    void end(const Plan &plan) {
+      if (fns().begin) {
+        ended_ = true;
+        exec_.pending = fns().end(impl_.device, impl_.at<const SelectStats>(plan.stats));
+        return;
+      }
+      fns().read(impl_.device, impl_.workspace, plan.stats.offset, &stats_.select, sizeof stats_.select);
+      stats_.device_ns = ns_since(start_);
+    }
+
+  private:
+    const BackendFns &fns() const { return *impl_.device.fns; }
+    Impl &impl_;
+    Exec &exec_;
+    CallStats &stats_;
+    const Clock::time_point start_ = Clock::now();
+    Clock::time_point marked_;
+    bool ended_ = false;
+  };
 
   // A view that keeps its tables alive.
   struct RopeUse {
@@ -367,7 +409,7 @@ Pipeline::~Pipeline() = default;
 
 void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &attend, CallStats &stats) {
   Impl &impl = *impl_;
-  const auto start = Clock::now();
+  Impl::Call timed(impl, exec, stats);
   std::vector<Sequence> sequences = gate.sequences;
   const int64_t block = gate.config->block_size;
   assign_rows(sequences, block, gate.cache, gate.cache_layer);
@@ -385,25 +427,22 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   }
   const bool by_length = rope_depends_on_length(gate.rope) || rope_depends_on_length(attend.rope);
   Impl::each_rope_group(sequences, by_length, [&](std::span<const Sequence> group) {
-    const auto begin = Clock::now();
+    timed.mark(Mark::gate_begin);
     impl.run_gate(exec, gate, group, plan, &mask, copies ? &attend : nullptr, &q, &k);
-    impl.wait(exec);
-    stats.gate_ns += ns_since(begin);
-    const auto middle = Clock::now();
+    timed.mark(Mark::gate_end);
+    timed.mark(Mark::attend_begin);
     impl.run_attend(exec, attend, group, block, plan, mask, q, k, problem.rotate && !copies);
-    impl.wait(exec);
-    stats.attend_ns += ns_since(middle);
+    timed.mark(Mark::attend_end);
   });
   if (gate.mask_bytes.bytes)
     impl.convert(exec, sequences, block, gate.q.heads, mask, plan.mask_row_words, gate.mask_bytes, true);
-  impl.read_stats(plan, stats);
+  timed.end(plan);
   Impl::commit_cache(gate, sequences);
-  stats.device_ns = ns_since(start);
 }
 
 void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   Impl &impl = *impl_;
-  const auto start = Clock::now();
+  Impl::Call timed(impl, exec, stats);
   std::vector<Sequence> sequences = call.sequences;
   const int64_t block = call.config->block_size;
   assign_rows(sequences, block, call.cache, call.cache_layer);
@@ -413,19 +452,20 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   if (want_mask) problem.scratch = select_scratch(impl.device, sequences, call);
   const Plan plan = impl.prepare(problem, stats);
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
+  timed.mark(Mark::gate_begin);
   Impl::each_rope_group(sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
     impl.run_gate(exec, call, group, plan, want_mask ? &mask : nullptr, nullptr, nullptr, nullptr);
   });
   if (call.mask_bytes.bytes)
     impl.convert(exec, sequences, block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, true);
-  impl.read_stats(plan, stats);
+  timed.mark(Mark::gate_end);
+  timed.end(plan);
   Impl::commit_cache(call, sequences);
-  stats.device_ns = stats.gate_ns = ns_since(start);
 }
 
 void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
   Impl &impl = *impl_;
-  const auto start = Clock::now();
+  Impl::Call timed(impl, exec, stats);
   Problem problem;
   problem.sequences = call.sequences;
   problem.q_heads = call.q_heads;
@@ -439,20 +479,22 @@ void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
   args.mask = mask;
   args.mask_row_words = plan.mask_row_words;
   args.stats = impl.at<SelectStats>(plan.stats);
+  timed.mark(Mark::gate_begin);
   impl.stage(exec, uint64_t(plan.q_rows * call.q_heads),
              [&](Exec &e) { impl.device.fns->select(impl.device, e, args); });
   if (call.mask_bytes.bytes)
     impl.convert(exec, call.sequences, call.block, call.q_heads, mask, plan.mask_row_words, call.mask_bytes, true);
-  impl.read_stats(plan, stats);
-  stats.device_ns = stats.gate_ns = ns_since(start);
+  timed.mark(Mark::gate_end);
+  timed.end(plan);
 }
 
 void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
   Impl &impl = *impl_;
-  const auto start = Clock::now();
+  Impl::Call timed(impl, exec, stats);
   const Problem problem = attend_problem(impl.device, call);
   const Plan plan = impl.prepare(problem, stats);
   BlockMaskView mask = call.mask;
+  timed.mark(Mark::attend_begin);
   if (problem.own_mask) {
     mask = impl.own_mask(plan);
     impl.convert(exec, call.sequences, call.block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, false);
@@ -480,8 +522,8 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
     }
     impl.run_attend(exec, call, group, call.block, plan, mask, q, k, problem.rotate && !copies);
   });
-  impl.wait(exec);
-  stats.device_ns = stats.attend_ns = ns_since(start);
+  timed.mark(Mark::attend_end);
+  timed.end(plan);
 }
 
 uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend) {

@@ -99,9 +99,18 @@ struct SelectCall {
 struct CallStats {
   SelectStats select;
   uint64_t workspace_bytes = 0, device_ns = 0, gate_ns = 0, attend_ns = 0;
+
+  void set(const CallResult &result) {
+    select = result.select;
+    device_ns = result.device_ns;
+    gate_ns = result.gate_ns;
+    attend_ns = result.attend_ns;
+  }
 };
 
-// Runs calls on one device, one at a time, reusing one workspace. Inputs were validated (validate.h).
+// Runs calls on one device, one at a time, reusing one workspace. Inputs were validated (validate.h). Where the backend
+// can record a call without waiting (BackendFns::begin), a call's work may still run when it returns or throws: it is
+// exec.pending, which also has the statistics but workspace_bytes. Elsewhere it is done.
 class Pipeline {
 public:
   explicit Pipeline(Device &device, uint64_t workspace_limit = 0 /* 0 = none */);

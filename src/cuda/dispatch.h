@@ -1,0 +1,147 @@
+// Recording and launching work. Stages record copies and kernels on the call's stream and return; nothing waits until
+// somebody asks for the result.
+//
+// A call is what lies between begin() and end(). It has a stream: the caller's, or the context's own. Calls of one
+// context use one workspace, so that a call on another stream than the one before first waits, on the device, for that
+// one's end. Stages that are recorded outside of a call (tests do) open one, which record() or read() ends.
+//
+// If the stream is being captured into a CUDA graph, what is recorded must not depend on anything that will change:
+// uploads are made at once, on a stream of the context's, into memory that is kept as long as the context; there are no
+// times and no statistics; nothing that the call uses is ever freed or reused by later calls, other than the workspace,
+// for whose sake a graph is to be replayed in order with the context's other calls.
+#pragma once
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../backend.h"
+#include "loader.h"
+
+namespace seer::cuda {
+
+struct CudaDevice;
+
+// A kernel of a module; valid as long as the device. Made by CudaDevice::kernel.
+struct Kernel {
+  CUfunction function = nullptr;
+  std::string name;
+  int32_t shared = 0;      // the value of the module's `int NAME_shared`, if it has one: bytes the kernel asks for
+  int32_t max_shared = 0;  // dynamic shared memory that the device gives it
+};
+
+struct Launch {
+  uint64_t blocks = 0;  // grid x; 0 records nothing
+  uint32_t blocks_y = 1, blocks_z = 1;
+  uint32_t threads = 128;  // of a block
+  uint64_t shared = 0;     // dynamic, bytes
+  // Programmatic dependent launch: the kernel may start while the one before still runs, and calls
+  // cudaGridDependencySynchronize (griddepcontrol.wait) before it touches anything that one wrote.
+  bool overlap = false;
+};
+
+class Recorder {
+public:
+  explicit Recorder(CudaDevice &device);
+  ~Recorder();
+  Recorder(const Recorder &) = delete;
+  Recorder &operator=(const Recorder &) = delete;
+
+  void begin(const Exec &exec);  // throws if a call is open
+  void mark(Mark mark);
+  // `stats`: device memory, read when the work is done. The result outlives anything but the recorder.
+  std::unique_ptr<PendingCall> end(const SelectStats *stats);
+
+  // For stages, before anything else: opens a call if none is.
+  void stage(const Exec &exec);
+  CUstream stream() const { return stream_.load(std::memory_order_relaxed); }
+  bool capturing() const { return call_ && call_->captured; }
+  bool recording_here() const { return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
+  bool graphs() const { return graphs_; }  // whether graphs may use what calls of this context have used
+
+  // Launches kernel(params...): each is copied now. Their types must be exactly the kernel's.
+  template <class... Params>
+  void launch(const Kernel &kernel, const Launch &launch, const Params &...params) {
+    static_assert((std::is_trivially_copyable_v<Params> && ...));
+    void *pointers[] = {const_cast<void *>(static_cast<const void *>(&params))...};
+    launch_pointers(kernel, launch, pointers);
+  }
+
+  // Device memory with a copy of `values`, for the kernels of this call. At least one value.
+  template <class T>
+  const T *upload(std::span<const T> values) {
+    return static_cast<const T *>(upload_bytes(values.data(), values.size_bytes()));
+  }
+  // Copies in order with the kernels. `src` may be reused at once.
+  void write(void *dst, const void *src, uint64_t bytes);
+  void fill_zero(void *dst, uint64_t bytes);
+  void read(const void *src, void *dst, uint64_t bytes);  // waits
+
+  // Frees memory when the work of the open call is done: never, if that goes into a graph.
+  void free_later(const Memory &memory);
+  // Keeps memory that graphs use until the device goes.
+  void keep(const Memory &memory);
+
+  uint64_t record();  // a fence after all work so far; ends a call that a stage has opened
+  bool wait(uint64_t fence, uint64_t timeout_ns);
+
+private:
+  // Pinned host memory and as much of the device's.
+  struct Staging {
+    char *host = nullptr;
+    CUdeviceptr device = 0;
+    uint64_t size = 0, used = 0;
+  };
+  // What a call holds until its work is done; used again by later ones.
+  struct Call {
+    CUstream stream = nullptr;
+    bool captured = false, implicit = false, measured = false, has_stats = false;
+    std::vector<Staging> staging;
+    size_t block = 0;  // of staging, in use
+    std::vector<CUevent> events;
+    size_t events_used = 0;
+    std::vector<std::pair<Mark, CUevent>> marks;
+    CUevent first = nullptr, last = nullptr;  // of the whole call
+    SelectStats *stats = nullptr;             // pinned
+    std::vector<Memory> to_free;
+  };
+  class Wait;
+
+  std::unique_ptr<Call> take_call();
+  void open(CUstream stream, bool implicit);
+  CUevent event(Call &call);
+  Staging &room(uint64_t bytes);  // in the open call, for that much more
+  void launch_pointers(const Kernel &kernel, const Launch &launch, void **params);
+  const void *upload_bytes(const void *data, uint64_t bytes);
+  void write_aside(CUdeviceptr dst, const void *src, uint64_t bytes);  // not part of a captured call
+  void wait_event(CUevent event, uint64_t timeout_ns, bool &done) const;
+  CallResult finish(Call &call);
+  void recycle(std::unique_ptr<Call> call) noexcept;
+  void destroy(Call &call) noexcept;
+
+  CudaDevice &device_;
+  const Driver &fn_;
+  CUstream own_ = nullptr, aside_ = nullptr;
+  std::atomic<CUstream> stream_{nullptr};  // of the open call, else own_
+  std::atomic<std::thread::id> thread_{};  // that records a call
+  std::unique_ptr<Call> call_;             // open
+  bool graphs_ = false;                    // a call was captured
+  // The end of the last call that was not captured, if there was one.
+  CUstream last_stream_ = nullptr;
+  CUevent chain_ = nullptr;
+  bool chained_ = false;
+
+  std::mutex mutex_;  // guards what follows, which other threads touch as calls end
+  std::vector<std::unique_ptr<Call>> idle_;
+  std::vector<Memory> kept_;
+  std::map<uint64_t, std::unique_ptr<PendingCall>> fences_;
+  uint64_t next_fence_ = 1;
+};
+
+}  // namespace seer::cuda
