@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "vulkan/interop.h"
+
 namespace seer::capi {
 
 using ull = unsigned long long;
@@ -114,7 +116,13 @@ Tensor tensor(const seer_tensor &in, const char *name, const Context &context, C
   t.size = size ? size - in.offset : 0;
   if (in.mem == SEER_MEM_VULKAN) {
     t.offset = in.offset;
-  } else if (base) {
+    if (backend == BackendKind::vulkan && in.vk_buffer) {
+      const auto memory = vulkan::borrow(context.device(), in.vk_buffer, size);
+      if (memory) base = memory->address;
+      pins.push_back(memory);
+    }
+  }
+  if (base) {
     const auto address = reinterpret_cast<uintptr_t>(base);
     SEER_REQUIRE(in.offset <= UINT64_MAX - address, Status::out_of_bounds, "%s.offset is %llu, beyond all memory", name,
                  ull(in.offset));
@@ -148,6 +156,33 @@ RopeSpec rope_spec(const seer_rope &in, const char *name) {
           .theta = in.theta,
           .attention_scaling = in.attention_scaling,
           .inv_freq = in.inv_freq};
+}
+
+ContextParams context_params(const seer_context_params *params) {
+  ContextParams p;
+  if (!params) return p;
+  const seer_context_params in = read_struct(params, "params");
+  check_reserved(in.reserved, "params", "reserved");
+  check_flags(in.flags, SEER_CONTEXT_REFERENCE, "params");
+  SEER_REQUIRE(in.backend >= SEER_BACKEND_AUTO && in.backend <= SEER_BACKEND_CPU, Status::invalid_argument,
+               "params.backend is %d; expected 0 to 3", int(in.backend));
+  SEER_REQUIRE(in.log_level >= SEER_LOG_OFF && in.log_level <= SEER_LOG_DEBUG, Status::invalid_argument,
+               "params.log_level is %d; expected 0 to 4", int(in.log_level));
+  p.backend = static_cast<BackendKind>(in.backend);
+  p.ordinal = in.device;
+  p.threads = in.threads;
+  p.reference = (in.flags & SEER_CONTEXT_REFERENCE) != 0;
+  if (in.allocator) {
+    const seer_allocator allocator = read_struct(in.allocator, "params.allocator");
+    p.allocator = host_allocator(allocator);
+    p.allocator_release = allocator.release;
+  }
+  p.log.fn = in.log;
+  p.log.user = in.log_user;
+  if (in.log_level != 0) p.log.level = static_cast<LogLevel>(in.log_level);
+  p.log_release = in.log_release;
+  p.workspace_limit = in.workspace_limit;
+  return p;
 }
 
 HostAllocator host_allocator(const seer_allocator &in) {

@@ -57,5 +57,6 @@ SelectSpec select_spec(const seer_select_spec &in, const char *name);
 RopeSpec rope_spec(const seer_rope &in, const char *name);
 
 HostAllocator host_allocator(const seer_allocator &in);
+ContextParams context_params(const seer_context_params *params);  // NULL = defaults
 
 }  // namespace seer::capi

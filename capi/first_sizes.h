@@ -1,7 +1,7 @@
 // What the growable structs measured in the first version: the least that a caller may pass. These numbers never
 // change, whatever is appended: the old client of tests/abi passes exactly these.
 #pragma once
-#include <seerattn/seerattn.h>
+#include <seerattn/seerattn_vulkan.h>
 
 namespace seer::capi {
 
@@ -34,5 +34,7 @@ template <>
 inline constexpr uint32_t kFirstSize<seer_submit> = 40;
 template <>
 inline constexpr uint32_t kFirstSize<seer_stats> = 64;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_import> = 128;
 
 }  // namespace seer::capi

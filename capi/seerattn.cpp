@@ -75,32 +75,8 @@ seer_status seer_context_create(const seer_context_params *params, seer_context 
   if (out) *out = nullptr;
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
-    ContextParams p;
-    if (params) {
-      const seer_context_params in = read_struct(params, "params");
-      check_reserved(in.reserved, "params", "reserved");
-      check_flags(in.flags, SEER_CONTEXT_REFERENCE, "params");
-      SEER_REQUIRE(in.backend >= SEER_BACKEND_AUTO && in.backend <= SEER_BACKEND_CPU, Status::invalid_argument,
-                   "params.backend is %d; expected 0 to 3", int(in.backend));
-      SEER_REQUIRE(in.log_level >= SEER_LOG_OFF && in.log_level <= SEER_LOG_DEBUG, Status::invalid_argument,
-                   "params.log_level is %d; expected 0 to 4", int(in.log_level));
-      p.backend = static_cast<BackendKind>(in.backend);
-      p.ordinal = in.device;
-      p.threads = in.threads;
-      p.reference = (in.flags & SEER_CONTEXT_REFERENCE) != 0;
-      if (in.allocator) {
-        const seer_allocator allocator = read_struct(in.allocator, "params.allocator");
-        p.allocator = host_allocator(allocator);
-        p.allocator_release = allocator.release;
-      }
-      p.log.fn = in.log;
-      p.log.user = in.log_user;
-      if (in.log_level != 0) p.log.level = static_cast<LogLevel>(in.log_level);
-      p.log_release = in.log_release;
-      p.workspace_limit = in.workspace_limit;
-    }
     auto handle = std::make_unique<seer_context>();
-    handle->object = Context::create(p);
+    handle->object = Context::create(context_params(params));
     *out = handle.release();
   });
 }

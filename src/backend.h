@@ -42,12 +42,15 @@ struct HostAllocator {  // fn pointers of seer_allocator; null = aligned new
   void *user = nullptr;
 };
 
+struct VulkanImport;  // vulkan/interop.h
+
 struct DeviceParams {
   int32_t ordinal = 0;
   int32_t threads = 0;  // cpu: 0 = all
   bool reference = false;
   HostAllocator allocator;
   Log log;
+  const VulkanImport *vulkan = nullptr;  // vulkan: the caller's device instead of one of its own
 };
 
 // Memory of a device. address is a host pointer (cpu), a device pointer (cuda), or a number that only the backend can
@@ -96,6 +99,10 @@ struct Device {
   DeviceLimits limits;
   Log log;
   virtual ~Device() = default;
+  // Whether memory of the one can be used by stages of the other.
+  virtual bool shares_memory(const Device &other) const {
+    return info.backend == other.info.backend && info.ordinal == other.info.ordinal;
+  }
 };
 
 struct BackendFns {

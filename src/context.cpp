@@ -92,6 +92,7 @@ Context::Callbacks::~Callbacks() {
   const CallbackScope scope;
   if (allocator_release) allocator_release(user_allocator.user);
   if (log_release) log_release(user_log.user);
+  if (vulkan_release) vulkan_release(vulkan_user);
 }
 
 std::shared_ptr<Context> Context::create(const ContextParams &params) {
@@ -125,6 +126,7 @@ std::shared_ptr<Context> Context::create(const ContextParams &params) {
   device.reference = params.reference;
   device.allocator = c.allocator;
   device.log = c.log;
+  device.vulkan = params.vulkan;
   context->device_ = create_device(params.backend, device);
   context->pipeline_ = std::make_unique<Pipeline>(*context->device_, params.workspace_limit);
   const DeviceInfo &info = context->device_->info;
@@ -133,14 +135,14 @@ std::shared_ptr<Context> Context::create(const ContextParams &params) {
   // Last: a context that was not made leaves the caller's data to the caller.
   c.allocator_release = params.allocator_release;
   c.log_release = params.log_release;
+  c.vulkan_release = params.vulkan_release;
+  c.vulkan_user = params.vulkan_user;
   return context;
 }
 
 Context::~Context() = default;
 
-bool Context::same_device(const Context &other) const {
-  return device_->info.backend == other.device_->info.backend && device_->info.ordinal == other.device_->info.ordinal;
-}
+bool Context::same_device(const Context &other) const { return device_->shares_memory(*other.device_); }
 
 bool Context::forked() const noexcept { return os::process_id() != process_; }
 
@@ -403,6 +405,9 @@ Buffer::Buffer(std::shared_ptr<Context> context, uint64_t size) : context_(std::
   Device &device = context_->device();
   memory_ = device.fns->alloc(device, size);
 }
+
+Buffer::Buffer(std::shared_ptr<Context> context, const Memory &memory)
+    : context_(std::move(context)), memory_(memory) {}
 
 Buffer::~Buffer() {
   Device &device = context_->device();

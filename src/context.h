@@ -34,6 +34,9 @@ struct ContextParams {
   Log log;
   void (*log_release)(void *user) = nullptr;
   uint64_t workspace_limit = 0;
+  const VulkanImport *vulkan = nullptr;  // read while the context is created
+  void (*vulkan_release)(void *user) = nullptr;
+  void *vulkan_user = nullptr;
 };
 
 struct SubmitOptions {
@@ -88,6 +91,8 @@ private:
     Log user_log, log;
     void (*allocator_release)(void *user) = nullptr;
     void (*log_release)(void *user) = nullptr;
+    void (*vulkan_release)(void *user) = nullptr;
+    void *vulkan_user = nullptr;
     ~Callbacks();
   };
 
@@ -140,6 +145,7 @@ private:
 class Buffer {
 public:
   Buffer(std::shared_ptr<Context> context, uint64_t size);
+  Buffer(std::shared_ptr<Context> context, const Memory &memory);  // takes it over
   ~Buffer();
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;

@@ -96,20 +96,25 @@ const BackendFns kFns = {
     .fence_wait = fence_wait,
 };
 
+std::unique_ptr<Device> finish_device(std::shared_ptr<vulkan::Gpu> gpu, const DeviceParams &params, int32_t ordinal) {
+  auto device = std::make_unique<VulkanDevice>(std::move(gpu));
+  device->fns = &kFns;
+  device->log = params.log;
+  vulkan::self_test(*device);
+  device->info = vulkan::describe(device->caps);  // what the test has left
+  device->info.ordinal = ordinal;
+  return device;
+}
+
 std::unique_ptr<Device> create(const DeviceParams &params) {
+  if (params.vulkan) return finish_device(vulkan::open_imported(*params.vulkan, params.log), params, -1);
   auto instance = vulkan::Instance::get();
   const auto all = vulkan::candidates(*instance);
   SEER_REQUIRE(!all.empty(), Status::unsupported, "backend vulkan: no driver offers a Vulkan 1.1 device");
   SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,
                "device is %d; backend vulkan has %zu", params.ordinal, all.size());
-  auto device =
-      std::make_unique<VulkanDevice>(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log));
-  device->fns = &kFns;
-  device->log = params.log;
-  vulkan::self_test(*device);
-  device->info = vulkan::describe(device->caps);  // what the test has left
-  device->info.ordinal = params.ordinal;
-  return device;
+  return finish_device(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log), params,
+                       params.ordinal);
 }
 
 }  // namespace

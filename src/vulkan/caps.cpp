@@ -10,6 +10,22 @@
 namespace seer::vulkan {
 namespace {
 
+std::vector<std::string> device_extensions(const Instance &instance, VkPhysicalDevice device) {
+  const InstanceFunctions &fn = instance.fn();
+  uint32_t count = 0;
+  fn.vkEnumerateDeviceExtensionProperties(device, nullptr, &count, nullptr);
+  std::vector<VkExtensionProperties> offered(count);
+  fn.vkEnumerateDeviceExtensionProperties(device, nullptr, &count, offered.data());
+  offered.resize(count);
+  std::vector<std::string> names;
+  for (const VkExtensionProperties &e : offered) names.push_back(e.extensionName);
+  return names;
+}
+
+bool contains(const std::vector<std::string> &all, const char *name) {
+  return std::find(all.begin(), all.end(), name) != all.end();
+}
+
 // Structures that hang off VkPhysicalDeviceProperties2 or Features2.
 template <class Head>
 class Chain {
@@ -81,19 +97,49 @@ void query_coopmat(const Instance &instance, VkPhysicalDevice device, bool secon
 
 }  // namespace
 
-Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions) {
+Features offered_features(const Instance &instance, VkPhysicalDevice device) {
+  const std::vector<std::string> extensions = device_extensions(instance, device);
+  VkPhysicalDeviceProperties plain;
+  instance.fn().vkGetPhysicalDeviceProperties(device, &plain);
+  const uint32_t version = std::min(plain.apiVersion, instance.api_version());
+  const auto has = [&](const char *name) { return contains(extensions, name); };
+  const auto core = [&](uint32_t since, const char *extension) { return version >= since || has(extension); };
+
+  auto features = typed<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
+  auto storage16 =
+      typed<VkPhysicalDevice16BitStorageFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES);
+  auto float16 =
+      typed<VkPhysicalDeviceShaderFloat16Int8Features>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES);
+  auto memory_model =
+      typed<VkPhysicalDeviceVulkanMemoryModelFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES);
+  auto timeline =
+      typed<VkPhysicalDeviceTimelineSemaphoreFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_TIMELINE_SEMAPHORE_FEATURES);
+  auto size_control = typed<VkPhysicalDeviceSubgroupSizeControlFeatures>(
+      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES);
+  ext::CooperativeMatrixFeatures coop;
+  ext::CooperativeMatrix2Features coop2;
+  ext::ShaderBfloat16Features bfloat16;
+  Chain chain(features);
+  chain.add(storage16);
+  if (core(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME)) chain.add(float16);
+  if (core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME)) chain.add(memory_model);
+  if (core(VK_API_VERSION_1_2, VK_KHR_TIMELINE_SEMAPHORE_EXTENSION_NAME)) chain.add(timeline);
+  if (core(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) chain.add(size_control);
+  if (has(ext::kCooperativeMatrix)) chain.add(coop);
+  if (has(ext::kCooperativeMatrix) && has(ext::kCooperativeMatrix2)) chain.add(coop2);
+  if (has(ext::kShaderBfloat16)) chain.add(bfloat16);
+  instance.fn().vkGetPhysicalDeviceFeatures2(device, &features);
+  return read_features(&features);
+}
+
+Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions,
+                const Enabled *enabled) {
   const InstanceFunctions &fn = instance.fn();
-  uint32_t count = 0;
-  fn.vkEnumerateDeviceExtensionProperties(device, nullptr, &count, nullptr);
-  std::vector<VkExtensionProperties> offered(count);
-  fn.vkEnumerateDeviceExtensionProperties(device, nullptr, &count, offered.data());
-  offered.resize(count);
-  const auto has = [&](const char *name) {
-    return std::any_of(offered.begin(), offered.end(),
-                       [&](const VkExtensionProperties &e) { return std::strcmp(e.extensionName, name) == 0; });
-  };
-  if (extensions)
-    for (const VkExtensionProperties &e : offered) extensions->push_back(e.extensionName);
+  const std::vector<std::string> offered = device_extensions(instance, device);
+  if (extensions) *extensions = offered;
+  const auto has = [&](const char *name) { return contains(enabled ? enabled->extensions : offered, name); };
+  // Properties can be asked for whatever is enabled.
+  const auto offers = [&](const char *name) { return contains(offered, name); };
 
   Caps caps;
   VkPhysicalDeviceProperties plain;
@@ -105,8 +151,9 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
 
   const bool has_coopmat = has(ext::kCooperativeMatrix), has_coopmat2 = has_coopmat && has(ext::kCooperativeMatrix2);
   const bool has_control = core(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
-  const bool has_driver = core(VK_API_VERSION_1_2, VK_KHR_DRIVER_PROPERTIES_EXTENSION_NAME);
-  const bool has_sm = has(VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME), has_amd = has("VK_AMD_shader_core_properties2");
+  const bool has_driver = caps.api_version >= VK_API_VERSION_1_2 || offers(VK_KHR_DRIVER_PROPERTIES_EXTENSION_NAME);
+  const bool has_sm = offers(VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME),
+             has_amd = offers("VK_AMD_shader_core_properties2");
 
   // Properties.
   auto properties = typed<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
@@ -135,28 +182,8 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   if (has_coopmat2) property_chain.add(coop2);
   fn.vkGetPhysicalDeviceProperties2(device, &properties);
 
-  // Features.
-  auto features = typed<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
-  auto storage16 =
-      typed<VkPhysicalDevice16BitStorageFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES);
-  auto float16 =
-      typed<VkPhysicalDeviceShaderFloat16Int8Features>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES);
-  auto memory_model =
-      typed<VkPhysicalDeviceVulkanMemoryModelFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES);
-  auto size_control = typed<VkPhysicalDeviceSubgroupSizeControlFeatures>(
-      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES);
-  ext::CooperativeMatrixFeatures coop;
-  ext::CooperativeMatrix2Features coop2_features;
-  ext::ShaderBfloat16Features bfloat16;
-  Chain feature_chain(features);
-  feature_chain.add(storage16);
-  if (core(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME)) feature_chain.add(float16);
-  if (core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME)) feature_chain.add(memory_model);
-  if (has_control) feature_chain.add(size_control);
-  if (has_coopmat) feature_chain.add(coop);
-  if (has_coopmat2) feature_chain.add(coop2_features);
-  if (has(ext::kShaderBfloat16)) feature_chain.add(bfloat16);
-  fn.vkGetPhysicalDeviceFeatures2(device, &features);
+  Features features = offered_features(instance, device);
+  if (enabled) features = check_enabled(*enabled, features, offered, caps.api_version);
 
   caps.vendor_id = plain.vendorID;
   caps.device_id = plain.deviceID;
@@ -195,30 +222,31 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
 
   caps.subgroup_size = caps.min_subgroup_size = caps.max_subgroup_size = subgroup.subgroupSize;
   if (subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) caps.subgroup_ops = subgroup.supportedOperations;
-  if (has_control && size_control.subgroupSizeControl) {
+  if (has_control && features.subgroup_size_control) {
     caps.subgroup_size_control = control.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT;
-    caps.full_subgroups = size_control.computeFullSubgroups;
+    caps.full_subgroups = features.full_subgroups;
     caps.min_subgroup_size = control.minSubgroupSize;
     caps.max_subgroup_size = control.maxSubgroupSize;
   }
-  caps.fp16 = float16.shaderFloat16;
-  caps.storage16 = storage16.storageBuffer16BitAccess;
+  caps.fp16 = features.fp16;
+  caps.storage16 = features.storage16;
   // Atomics are of device scope, which is a feature of its own once the memory model is on.
-  caps.memory_model = memory_model.vulkanMemoryModel && memory_model.vulkanMemoryModelDeviceScope;
+  caps.memory_model = features.memory_model && features.memory_model_device_scope;
+  caps.timeline = features.timeline;
   caps.push_descriptor = has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
 
-  caps.bf16_coopmat = bfloat16.type && bfloat16.cooperativeMatrix;
-  caps.coopmat = has_coopmat && coop.cooperativeMatrix && (coop_stages.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
+  caps.bf16_coopmat = features.bf16 && features.bf16_coopmat;
+  caps.coopmat = has_coopmat && features.coopmat && (coop_stages.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
                  caps.memory_model;
   if (caps.coopmat) {
     query_coopmat(instance, device, has_coopmat2, caps);
-    caps.coopmat2_flexible = coop2_features.flexibleDimensions;
-    caps.coopmat2_reductions = coop2_features.reductions;
-    caps.coopmat2_conversions = coop2_features.conversions;
-    caps.coopmat2_per_element = coop2_features.perElementOperations;
-    caps.coopmat2_workgroup = coop2_features.workgroupScope;
-    caps.coopmat2_tensor = coop2_features.tensorAddressing;
-    caps.coopmat2_block_loads = coop2_features.blockLoads;
+    caps.coopmat2_flexible = features.flexible_dimensions;
+    caps.coopmat2_reductions = features.reductions;
+    caps.coopmat2_conversions = features.conversions;
+    caps.coopmat2_per_element = features.per_element_operations;
+    caps.coopmat2_workgroup = features.workgroup_scope;
+    caps.coopmat2_tensor = features.tensor_addressing;
+    caps.coopmat2_block_loads = features.block_loads;
     caps.coopmat2_max_dimension = coop2.flexibleDimensionsMaxDimension;
     caps.coopmat2_max_workgroup = coop2.workgroupScopeMaxWorkgroupSize;
     caps.coopmat2_reserved_shared = coop2.workgroupScopeReservedSharedMemory;

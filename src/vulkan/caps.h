@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "features.h"
 #include "loader.h"
 
 namespace seer::vulkan {
@@ -57,6 +58,7 @@ struct Caps {
   bool storage16 = false;     // f16 and u16 in storage buffers
   bool memory_model = false;  // Vulkan's, with device scope; enabled only beside cooperative matrices
   bool push_descriptor = false;
+  bool timeline = false;  // semaphores: of the caller's
 
   // Cooperative matrices; the shapes' accumulators are f32.
   bool coopmat = false, bf16_coopmat = false;
@@ -73,8 +75,12 @@ struct Caps {
   bool operator==(const Caps &) const = default;
 };
 
-// What the driver says, before any override. `extensions` gets the names the device offers.
-Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions = nullptr);
+// What the driver says, before any override. `extensions` gets the names the device offers. With `enabled`, of a device
+// that somebody else has made, nothing else counts; throws unsupported, naming what it has and the driver has not.
+Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions = nullptr,
+                const Enabled *enabled = nullptr);
+// Features that the device offers, of those that the backend can use.
+Features offered_features(const Instance &instance, VkPhysicalDevice device);
 // Applies SEER_VK_* to it. Throws invalid_argument on a value that cannot be read. Features can only be taken away.
 void override_caps(Caps &caps);
 // Leaves no cooperative matrices.

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../queue.h"
 #include "attend_tile.h"
 #include "extensions.h"
 
@@ -161,7 +162,16 @@ Gpu::~Gpu() {
   if (pipelines) pipelines->save_cache();
   pipelines.reset();
   memory.reset();
-  fn.vkDestroyDevice(handle, nullptr);
+  if (!imported) fn.vkDestroyDevice(handle, nullptr);
+}
+
+void Gpu::submit(const VkSubmitInfo &info, VkFence fence) {
+  std::lock_guard lock(queue_mutex);
+  const CallbackScope scope;
+  if (lock_queue) lock_queue(lock_user);
+  const VkResult result = fn.vkQueueSubmit(queue, 1, &info, fence);
+  if (unlock_queue) unlock_queue(lock_user);
+  check(result, "vkQueueSubmit");
 }
 
 VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
@@ -217,15 +227,22 @@ std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidat
   gpu->fn.vkDestroyDevice =
       reinterpret_cast<PFN_vkDestroyDevice>(fn.vkGetDeviceProcAddr(gpu->handle, "vkDestroyDevice"));
   gpu->fn = gpu->instance->load_device(gpu->handle);
-  fn.vkGetPhysicalDeviceMemoryProperties(candidate.physical, &gpu->memory_properties);
   gpu->fn.vkGetDeviceQueue(gpu->handle, gpu->queue_family, 0, &gpu->queue);
-  gpu->memory = std::make_unique<MemoryMap>(*gpu);
-  gpu->pipelines = std::make_unique<Pipelines>(*gpu);
-  gpu->pipelines->load_cache(cache_path(caps), log);
+  finish_gpu(*gpu, log);
   return gpu;
 }
 
 }  // namespace
+
+void finish_gpu(Gpu &gpu, const Log &log, VkPipelineCache cache) {
+  gpu.instance->fn().vkGetPhysicalDeviceMemoryProperties(gpu.physical, &gpu.memory_properties);
+  gpu.memory = std::make_unique<MemoryMap>(gpu);
+  gpu.pipelines = std::make_unique<Pipelines>(gpu);
+  if (cache)
+    gpu.pipelines->use_cache(cache);
+  else
+    gpu.pipelines->load_cache(cache_path(gpu.caps), log);
+}
 
 std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log) {
   static std::mutex mutex;

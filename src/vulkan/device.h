@@ -25,6 +25,13 @@ struct Gpu {
   uint32_t queue_family = 0;
   VkQueue queue = VK_NULL_HANDLE;
   std::mutex queue_mutex;  // held while it is submitted to
+  // Of the caller's device: it and its instance are not destroyed.
+  bool imported = false;
+  void (*lock_queue)(void *user) = nullptr;
+  void (*unlock_queue)(void *user) = nullptr;
+  void *lock_user = nullptr;
+  VkAllocationCallbacks allocation_callbacks = {};
+  const VkAllocationCallbacks *allocation = nullptr;  // those, or none
   std::unique_ptr<MemoryMap> memory;
   std::unique_ptr<Pipelines> pipelines;
   std::atomic<bool> lost{false};
@@ -38,6 +45,8 @@ struct Gpu {
   Gpu &operator=(const Gpu &) = delete;
   // Throws device_lost, device_out_of_memory, out_of_memory or internal unless ok. `what` names the call.
   void check(VkResult result, const char *what);
+  // Throws as check does. Nobody else submits meanwhile, the caller of an imported queue included.
+  void submit(const VkSubmitInfo &info, VkFence fence);
 };
 
 // A context's share of it: what it records, one call at a time.
@@ -52,6 +61,9 @@ struct VulkanDevice : Device {
 
   const Kernel &kernel(const KernelKey &key) { return gpu->pipelines->get(key); }
   void check(VkResult result, const char *what) { gpu->check(result, what); }
+  bool shares_memory(const Device &other) const override {
+    return other.info.backend == info.backend && static_cast<const VulkanDevice &>(other).gpu == gpu;
+  }
 };
 
 // A physical device with what it can do, overrides applied.
@@ -65,5 +77,10 @@ std::vector<Candidate> candidates(const Instance &instance);
 DeviceInfo describe(const Caps &caps);
 // The device, opened, or opened before with the same caps and not lost. Throws unsupported, saying what it lacks.
 std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log);
+// The caller's device, or what an earlier context on it uses if everything is the same. Throws unsupported or
+// invalid_argument, naming what is missing.
+std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log);
+// The rest of making one, with handle, instance, functions, caps, queue and family set.
+void finish_gpu(Gpu &gpu, const Log &log, VkPipelineCache cache = VK_NULL_HANDLE);
 
 }  // namespace seer::vulkan

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "device.h"
+#include "interop.h"
 
 namespace seer::vulkan {
 namespace {
@@ -23,9 +24,10 @@ Recorder::~Recorder() {
   const DeviceFunctions &fn = device_.fn;
   for (Slot &slot : slots_) {
     if (slot.id) fn.vkWaitForFences(device_.handle, 1, &slot.fence, VK_TRUE, UINT64_MAX);
-    for (VkDescriptorPool pool : slot.descriptor_pools) fn.vkDestroyDescriptorPool(device_.handle, pool, nullptr);
-    if (slot.fence) fn.vkDestroyFence(device_.handle, slot.fence, nullptr);
-    if (slot.pool) fn.vkDestroyCommandPool(device_.handle, slot.pool, nullptr);
+    for (VkDescriptorPool pool : slot.descriptor_pools)
+      fn.vkDestroyDescriptorPool(device_.handle, pool, device_.allocation);
+    if (slot.fence) fn.vkDestroyFence(device_.handle, slot.fence, device_.allocation);
+    if (slot.pool) fn.vkDestroyCommandPool(device_.handle, slot.pool, device_.allocation);
   }
   for (HostBuffer &block : uploads_.blocks) free_host_buffer(device_, block);
   for (HostBuffer &block : staging_) free_host_buffer(device_, block);
@@ -79,7 +81,7 @@ void Recorder::make_slot(Slot &slot) {
     pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
     pool.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
     pool.queueFamilyIndex = device_.queue_family;
-    device_.check(fn.vkCreateCommandPool(device_.handle, &pool, nullptr, &slot.pool), "vkCreateCommandPool");
+    device_.check(fn.vkCreateCommandPool(device_.handle, &pool, device_.allocation, &slot.pool), "vkCreateCommandPool");
   }
   if (!slot.commands) {
     VkCommandBufferAllocateInfo info{};
@@ -92,7 +94,7 @@ void Recorder::make_slot(Slot &slot) {
   if (!slot.fence) {
     VkFenceCreateInfo info{};
     info.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
-    device_.check(fn.vkCreateFence(device_.handle, &info, nullptr, &slot.fence), "vkCreateFence");
+    device_.check(fn.vkCreateFence(device_.handle, &info, device_.allocation, &slot.fence), "vkCreateFence");
   }
 }
 
@@ -141,7 +143,8 @@ VkDescriptorSet Recorder::descriptor_set(Slot &slot, const Kernel &kernel) {
       info.poolSizeCount = 1;
       info.pPoolSizes = &size;
       VkDescriptorPool pool = VK_NULL_HANDLE;
-      device_.check(fn.vkCreateDescriptorPool(device_.handle, &info, nullptr, &pool), "vkCreateDescriptorPool");
+      device_.check(fn.vkCreateDescriptorPool(device_.handle, &info, device_.allocation, &pool),
+                    "vkCreateDescriptorPool");
       slot.descriptor_pools.push_back(pool);
     }
     slot.sets_left = kSetsOfPool;
@@ -245,7 +248,7 @@ HostBuffer &Recorder::staging(bool read_back) {
 void Recorder::write(const void *address, const void *src, uint64_t bytes) {
   if (bytes == 0) return;
   const Place place = device_.memory->find(address, bytes);
-  const bool idle = recording_ < 0 && done_ + 1 == next_id_;
+  const bool idle = recording_ < 0 && done_ + 1 == next_id_ && waits_.empty();
   if (place.mapped && idle) {
     std::memcpy(place.mapped, src, bytes);
     return;
@@ -333,13 +336,53 @@ uint64_t Recorder::submit() {
   info.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
   info.commandBufferCount = 1;
   info.pCommandBuffers = &slot.commands;
-  {
-    std::lock_guard lock(device_.queue_mutex);
-    device_.check(fn.vkQueueSubmit(device_.queue, 1, &info, slot.fence), "vkQueueSubmit");
+  VkTimelineSemaphoreSubmitInfo values{};
+  const std::vector<VkPipelineStageFlags> stages(waits_.size(),
+                                                 VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT);
+  if (!waits_.empty()) {
+    values.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO;
+    values.waitSemaphoreValueCount = uint32_t(wait_values_.size());
+    values.pWaitSemaphoreValues = wait_values_.data();
+    info.pNext = &values;
+    info.waitSemaphoreCount = uint32_t(waits_.size());
+    info.pWaitSemaphores = waits_.data();
+    info.pWaitDstStageMask = stages.data();
   }
+  device_.submit(info, slot.fence);
+  waits_.clear();
+  wait_values_.clear();
   slot.submitted = Clock::now();
   slot.id = next_id_;
   return next_id_++;
+}
+
+void Recorder::wait_for(const std::vector<Semaphore> &list) {
+  submit();  // what was recorded before does not wait
+  for (const Semaphore &s : list) {
+    waits_.push_back(reinterpret_cast<VkSemaphore>(s.handle));
+    wait_values_.push_back(s.value);
+  }
+}
+
+void Recorder::signal(const std::vector<Semaphore> &list) {
+  if (!waits_.empty()) current();  // nothing came between: one submission carries the waits
+  submit();
+  std::vector<VkSemaphore> semaphores;
+  std::vector<uint64_t> reached;
+  for (const Semaphore &s : list) {
+    semaphores.push_back(reinterpret_cast<VkSemaphore>(s.handle));
+    reached.push_back(s.value);
+  }
+  VkTimelineSemaphoreSubmitInfo values{};
+  values.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO;
+  values.signalSemaphoreValueCount = uint32_t(reached.size());
+  values.pSignalSemaphoreValues = reached.data();
+  VkSubmitInfo info{};
+  info.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
+  info.pNext = &values;
+  info.signalSemaphoreCount = uint32_t(semaphores.size());
+  info.pSignalSemaphores = semaphores.data();
+  device_.submit(info, VK_NULL_HANDLE);
 }
 
 // Waits for a submission in flight. False: timeout.
@@ -381,7 +424,10 @@ bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
   return true;
 }
 
-void Recorder::wait() { wait(submit(), UINT64_MAX); }
+void Recorder::wait() {
+  if (!waits_.empty()) current();  // the host's copies wait for them, too
+  wait(submit(), UINT64_MAX);
+}
 
 void Recorder::recycle() {
   if (recording_ >= 0 || done_ + 1 != next_id_) return;

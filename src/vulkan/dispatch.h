@@ -19,6 +19,8 @@
 
 namespace seer::vulkan {
 
+struct Semaphore;  // interop.h
+
 // Bytes of device memory as a kernel's argument. Made by Recorder::window, upload and absent.
 struct Window {
   VkBuffer buffer = VK_NULL_HANDLE;
@@ -68,6 +70,9 @@ public:
   uint64_t submit();                                    // what was recorded; returns a number for wait
   bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
   void wait();                                          // for everything
+  // The next submission waits for these, and with it what follows.
+  void wait_for(const std::vector<Semaphore> &list);
+  void signal(const std::vector<Semaphore> &list);  // behind all that was recorded
   // Frees device memory when all work recorded so far is done.
   void free_later(const Memory &memory);
   // Between calls: if nothing is in flight, uploads are gone and what is to be freed is freed.
@@ -109,6 +114,8 @@ private:
   bool pending_ = false;  // work before this point that later work may depend on
   Uploads uploads_;
   std::vector<Memory> to_free_;
+  std::vector<VkSemaphore> waits_;  // of the next submission
+  std::vector<uint64_t> wait_values_;
   HostBuffer absent_, staging_[2];
   double rate_ = 0;  // flops a second, measured; 0 = not yet
   std::chrono::steady_clock::time_point last_retired_;

@@ -83,11 +83,29 @@ std::shared_ptr<Instance> Instance::get() {
   return instance;
 }
 
-PFN_vkVoidFunction Instance::proc(const char *name) const { return loader()(instance_, name); }
+std::shared_ptr<Instance> Instance::adopt(PFN_vkGetInstanceProcAddr proc, VkInstance instance, uint32_t api_version) {
+  std::shared_ptr<Instance> adopted(new Instance);
+  adopted->process_ = os::process_id();
+  adopted->get_proc_ = proc;
+  adopted->instance_ = instance;
+  adopted->api_version_ = api_version;
+  adopted->load_functions();
+  return adopted;
+}
+
+PFN_vkVoidFunction Instance::proc(const char *name) const { return get_proc_(instance_, name); }
+
+void Instance::load_functions() {
+#define SEER_VK_LOAD_INSTANCE(name)                     \
+  fn_.name = reinterpret_cast<PFN_##name>(proc(#name)); \
+  SEER_REQUIRE(fn_.name, Status::unsupported, "backend vulkan: the Vulkan loader lacks " #name);
+  SEER_VK_INSTANCE_FUNCTIONS(SEER_VK_LOAD_INSTANCE)
+}
 
 void Instance::create() {
   process_ = os::process_id();
-  const PFN_vkGetInstanceProcAddr proc_of = loader();
+  own_ = true;
+  const PFN_vkGetInstanceProcAddr proc_of = get_proc_ = loader();
 #define SEER_VK_LOAD_GLOBAL(name)                                          \
   const auto name = reinterpret_cast<PFN_##name>(proc_of(nullptr, #name)); \
   SEER_REQUIRE(name, Status::unsupported, "backend vulkan: the Vulkan loader lacks " #name);
@@ -151,10 +169,7 @@ void Instance::create() {
   SEER_REQUIRE(result == VK_SUCCESS, Status::unsupported, "backend vulkan: vkCreateInstance gives %s",
                result_name(result));
 
-#define SEER_VK_LOAD_INSTANCE(name)                     \
-  fn_.name = reinterpret_cast<PFN_##name>(proc(#name)); \
-  SEER_REQUIRE(fn_.name, Status::unsupported, "backend vulkan: the Vulkan loader lacks " #name);
-  SEER_VK_INSTANCE_FUNCTIONS(SEER_VK_LOAD_INSTANCE)
+  load_functions();
 
   if (validation > 0) {
     messages_ = std::make_unique<Messages>();
@@ -183,7 +198,7 @@ void Instance::create() {
 }
 
 Instance::~Instance() {
-  if (!instance_) return;
+  if (!instance_ || !own_) return;
   if (process_ != os::process_id()) return;  // a forked child: its parent's threads are not there
   if (messenger_)
     reinterpret_cast<PFN_vkDestroyDebugUtilsMessengerEXT>(proc("vkDestroyDebugUtilsMessengerEXT"))(instance_,

@@ -29,6 +29,7 @@ namespace seer::vulkan {
   X(vkDestroyDevice)                \
   X(vkDeviceWaitIdle)               \
   X(vkGetDeviceQueue)               \
+  X(vkGetDeviceQueue2)              \
   X(vkQueueSubmit)                  \
   X(vkAllocateMemory)               \
   X(vkFreeMemory)                   \
@@ -71,7 +72,9 @@ namespace seer::vulkan {
   X(vkCmdCopyBuffer)                \
   X(vkCmdUpdateBuffer)              \
   X(vkCmdFillBuffer)
-#define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) X(vkCmdPushDescriptorSetKHR)
+#define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) \
+  X(vkCmdPushDescriptorSetKHR)               \
+  X(vkGetMemoryFdKHR)
 
 struct InstanceFunctions {
 #define SEER_VK_DECLARE(name) PFN_##name name = nullptr;
@@ -82,7 +85,8 @@ struct DeviceFunctions {
   SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(SEER_VK_DECLARE)
 };
 
-// An instance of the library's own. Shared by the devices and probes that are there at the same time; not across fork.
+// An instance of the library's own, shared by the devices and probes that are there at the same time, not across fork;
+// or a caller's.
 class Instance {
 public:
   ~Instance();
@@ -91,6 +95,9 @@ public:
 
   // Throws unsupported saying what is missing: the loader, a Vulkan 1.1 driver, the validation layer.
   static std::shared_ptr<Instance> get();
+  // A caller's, to be used with at most this version of Vulkan and not destroyed. Throws unsupported, naming the
+  // function that it lacks.
+  static std::shared_ptr<Instance> adopt(PFN_vkGetInstanceProcAddr proc, VkInstance instance, uint32_t api_version);
 
   const InstanceFunctions &fn() const { return fn_; }
   PFN_vkVoidFunction proc(const char *name) const;       // null where absent
@@ -104,7 +111,10 @@ public:
 private:
   Instance() = default;
   void create();
+  void load_functions();
   struct Messages;
+  PFN_vkGetInstanceProcAddr get_proc_ = nullptr;
+  bool own_ = false;
   VkInstance instance_ = VK_NULL_HANDLE;
   InstanceFunctions fn_;
   uint32_t api_version_ = VK_API_VERSION_1_1;

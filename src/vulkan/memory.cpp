@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <bit>
 #include <mutex>
 
 #include "device.h"
@@ -42,7 +43,7 @@ VkBuffer make_buffer(Gpu &device, uint64_t size) {
   info.size = size;
   info.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
   VkBuffer buffer = VK_NULL_HANDLE;
-  device.check(device.fn.vkCreateBuffer(device.handle, &info, nullptr, &buffer), "vkCreateBuffer");
+  device.check(device.fn.vkCreateBuffer(device.handle, &info, device.allocation, &buffer), "vkCreateBuffer");
   return buffer;
 }
 
@@ -65,7 +66,7 @@ Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
   info.memoryTypeIndex = uint32_t(type);
   Bound bound;
   bound.flags = device.memory_properties.memoryTypes[type].propertyFlags;
-  const VkResult result = device.fn.vkAllocateMemory(device.handle, &info, nullptr, &bound.memory);
+  const VkResult result = device.fn.vkAllocateMemory(device.handle, &info, device.allocation, &bound.memory);
   if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY ||
       result == VK_ERROR_TOO_MANY_OBJECTS)
     fail(Status::device_out_of_memory, "%llu bytes of device memory cannot be had", (unsigned long long)needs.size);
@@ -76,7 +77,7 @@ Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
       device.check(device.fn.vkMapMemory(device.handle, bound.memory, 0, VK_WHOLE_SIZE, 0, &bound.mapped),
                    "vkMapMemory");
   } catch (...) {
-    device.fn.vkFreeMemory(device.handle, bound.memory, nullptr);
+    device.fn.vkFreeMemory(device.handle, bound.memory, device.allocation);
     throw;
   }
   return bound;
@@ -86,8 +87,9 @@ Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
 
 MemoryMap::~MemoryMap() {
   for (const auto &[address, block] : blocks_) {
-    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, nullptr);
-    device_.fn.vkFreeMemory(device_.handle, block.memory, nullptr);
+    if (!block.memory) continue;
+    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
+    device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
   }
 }
 
@@ -98,7 +100,9 @@ Memory MemoryMap::alloc(uint64_t bytes) {
                (unsigned long long)caps.max_allocation);
   // Whole vectors of 16 bytes, so that kernels may read the last element as part of one.
   const uint64_t size = (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16;
-  Block block{.buffer = make_buffer(device_, size), .memory = {}, .size = size, .mapped = nullptr, .cached = false};
+  Block block;
+  block.buffer = make_buffer(device_, size);
+  block.size = size;
   try {
     const Bound bound = bind_memory(device_, block.buffer, caps.unified_memory, [&](uint32_t allowed) {
       if (caps.unified_memory) return memory_type(device_, allowed, kLocal, {kHost, kHost | kCached});
@@ -113,24 +117,59 @@ Memory MemoryMap::alloc(uint64_t bytes) {
     next_ += (size / kPage + 2) * kPage;  // a page between two allocations, so that none ends where another begins
     return {.address = reinterpret_cast<void *>(address), .handle = 0, .size = bytes};
   } catch (...) {
-    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, nullptr);
-    if (block.memory) device_.fn.vkFreeMemory(device_.handle, block.memory, nullptr);
+    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
+    if (block.memory) device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
     throw;
   }
 }
 
+Memory MemoryMap::borrow(VkBuffer buffer, uint64_t offset, uint64_t size) {
+  SEER_REQUIRE(size <= uint64_t{1} << 56, Status::out_of_bounds, "a buffer of %llu bytes: more than any memory",
+               (unsigned long long)size);
+  const uint64_t range = std::bit_ceil(std::max(size + kPage, 2 * kPage));
+  std::unique_lock lock(mutex_);
+  std::vector<uintptr_t> &spare = spare_[size_t(std::countr_zero(range))];
+  const uintptr_t address = spare.empty() ? next_ : spare.back();
+  Block block;
+  block.buffer = buffer;
+  block.offset = offset;
+  block.size = size;
+  blocks_.emplace(address, block);
+  if (spare.empty())
+    next_ += range;
+  else
+    spare.pop_back();
+  return {.address = reinterpret_cast<void *>(address), .handle = reinterpret_cast<uint64_t>(buffer), .size = size};
+}
+
+void MemoryMap::rebind(const Memory &borrowed, VkBuffer buffer, uint64_t offset) {
+  std::unique_lock lock(mutex_);
+  Block &block = blocks_.at(reinterpret_cast<uintptr_t>(borrowed.address));
+  block.buffer = buffer;
+  block.offset = offset;
+}
+
 void MemoryMap::free(const Memory &memory) noexcept {
   if (!memory.address) return;
+  const auto address = reinterpret_cast<uintptr_t>(memory.address);
   Block block;
   {
     std::unique_lock lock(mutex_);
-    const auto found = blocks_.find(reinterpret_cast<uintptr_t>(memory.address));
+    const auto found = blocks_.find(address);
     if (found == blocks_.end()) return;
     block = found->second;
     blocks_.erase(found);
+    if (!block.memory) {
+      const uint64_t range = std::bit_ceil(std::max(block.size + kPage, 2 * kPage));
+      try {
+        spare_[size_t(std::countr_zero(range))].push_back(address);
+      } catch (const std::bad_alloc &) {  // there are more addresses
+      }
+      return;
+    }
   }
-  device_.fn.vkDestroyBuffer(device_.handle, block.buffer, nullptr);
-  device_.fn.vkFreeMemory(device_.handle, block.memory, nullptr);
+  device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
+  device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
 }
 
 Place MemoryMap::find(const void *pointer, uint64_t bytes) const {
@@ -142,8 +181,8 @@ Place MemoryMap::find(const void *pointer, uint64_t bytes) const {
     const uint64_t offset = address - start;
     if (offset <= block.size && bytes <= block.size - offset)
       return {.buffer = block.buffer,
-              .offset = offset,
-              .size = block.size,
+              .offset = block.offset + offset,
+              .end = block.offset + block.size,
               .mapped = block.mapped ? static_cast<char *>(block.mapped) + offset : nullptr,
               .cached = block.cached};
   }
@@ -163,7 +202,7 @@ HostBuffer make_host_buffer(Gpu &device, uint64_t bytes, bool read_back) {
     host.memory = bound.memory;
     host.mapped = static_cast<char *>(bound.mapped);
   } catch (...) {
-    device.fn.vkDestroyBuffer(device.handle, host.buffer, nullptr);
+    device.fn.vkDestroyBuffer(device.handle, host.buffer, device.allocation);
     throw;
   }
   return host;
@@ -171,8 +210,8 @@ HostBuffer make_host_buffer(Gpu &device, uint64_t bytes, bool read_back) {
 
 void free_host_buffer(Gpu &device, HostBuffer &host) noexcept {
   if (!host.buffer) return;
-  device.fn.vkDestroyBuffer(device.handle, host.buffer, nullptr);
-  device.fn.vkFreeMemory(device.handle, host.memory, nullptr);
+  device.fn.vkDestroyBuffer(device.handle, host.buffer, device.allocation);
+  device.fn.vkFreeMemory(device.handle, host.memory, device.allocation);
   host = {};
 }
 

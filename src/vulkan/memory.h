@@ -1,9 +1,12 @@
-// Device memory. Every allocation gets a range of addresses from a space of its own that nothing maps: the core adds
-// offsets to them as to any pointer, and kernels' arguments are resolved from them to a buffer and an offset.
+// Device memory. Every allocation, and every buffer of the caller's while it is used, gets a range of addresses from a
+// space of its own that nothing maps: the core adds offsets to them as to any pointer, and kernels' arguments are
+// resolved from them to a buffer and an offset.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <map>
 #include <shared_mutex>
+#include <vector>
 
 #include "../backend.h"
 #include "caps.h"
@@ -15,9 +18,10 @@ struct Gpu;
 // Where an address lies.
 struct Place {
   VkBuffer buffer = VK_NULL_HANDLE;
-  uint64_t offset = 0, size = 0;  // of the address in the buffer; size of the buffer
-  void *mapped = nullptr;         // host address of that byte, or null
-  bool cached = false;            // the host reads it at full speed
+  uint64_t offset = 0;     // of the address in the buffer
+  uint64_t end = 0;        // of what may be used of the buffer
+  void *mapped = nullptr;  // host address of that byte, or null
+  bool cached = false;     // the host reads it at full speed
 };
 
 // Thread-safe.
@@ -27,22 +31,28 @@ public:
   ~MemoryMap();
 
   Memory alloc(uint64_t bytes);  // throws device_out_of_memory
+  // `size` bytes from `offset` on of a buffer that somebody else owns. A null buffer can be given an address, too, and
+  // the buffer be named later. Ends with free().
+  Memory borrow(VkBuffer buffer, uint64_t offset, uint64_t size);
+  void rebind(const Memory &borrowed, VkBuffer buffer, uint64_t offset);
   void free(const Memory &memory) noexcept;
   // Throws internal unless [address, address + bytes) lies within one allocation.
   Place find(const void *address, uint64_t bytes) const;
 
 private:
   struct Block {
-    VkBuffer buffer;
-    VkDeviceMemory memory;
-    uint64_t size;
-    void *mapped;
-    bool cached;
+    VkBuffer buffer = VK_NULL_HANDLE;
+    VkDeviceMemory memory = VK_NULL_HANDLE;  // null: borrowed
+    uint64_t offset = 0, size = 0;
+    void *mapped = nullptr;
+    bool cached = false;
   };
   Gpu &device_;
   mutable std::shared_mutex mutex_;
   std::map<uintptr_t, Block> blocks_;
   uintptr_t next_ = uintptr_t{1} << 44;
+  // Addresses that borrowed buffers had, by the logarithm of their ranges: calls borrow again and again.
+  std::array<std::vector<uintptr_t>, 64> spare_;
 };
 
 // A buffer that the host fills or reads, always mapped.

@@ -14,13 +14,13 @@ namespace seer::vulkan {
 
 Pipelines::~Pipelines() {
   const DeviceFunctions &fn = device_.fn;
-  for (const auto &[key, kernel] : kernels_) fn.vkDestroyPipeline(device_.handle, kernel->pipeline, nullptr);
-  for (const auto &[name, module] : modules_) fn.vkDestroyShaderModule(device_.handle, module, nullptr);
+  for (const auto &[key, kernel] : kernels_) fn.vkDestroyPipeline(device_.handle, kernel->pipeline, device_.allocation);
+  for (const auto &[name, module] : modules_) fn.vkDestroyShaderModule(device_.handle, module, device_.allocation);
   for (const auto &[key, layout] : layouts_) {
-    fn.vkDestroyPipelineLayout(device_.handle, layout.pipeline, nullptr);
-    fn.vkDestroyDescriptorSetLayout(device_.handle, layout.set, nullptr);
+    fn.vkDestroyPipelineLayout(device_.handle, layout.pipeline, device_.allocation);
+    fn.vkDestroyDescriptorSetLayout(device_.handle, layout.set, device_.allocation);
   }
-  if (cache_) fn.vkDestroyPipelineCache(device_.handle, cache_, nullptr);
+  if (cache_ && !foreign_cache_) fn.vkDestroyPipelineCache(device_.handle, cache_, device_.allocation);
 }
 
 const Kernel &Pipelines::get(const KernelKey &key) {
@@ -71,7 +71,7 @@ Pipelines::Layout Pipelines::layout(uint32_t bindings, uint32_t push_bytes) {
   set.bindingCount = bindings;
   set.pBindings = slots.data();
   if (!layout.set)
-    device_.check(device_.fn.vkCreateDescriptorSetLayout(device_.handle, &set, nullptr, &layout.set),
+    device_.check(device_.fn.vkCreateDescriptorSetLayout(device_.handle, &set, device_.allocation, &layout.set),
                   "vkCreateDescriptorSetLayout");
   const VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, push_bytes};
   VkPipelineLayoutCreateInfo info{};
@@ -80,7 +80,7 @@ Pipelines::Layout Pipelines::layout(uint32_t bindings, uint32_t push_bytes) {
   info.pSetLayouts = &layout.set;
   info.pushConstantRangeCount = push_bytes ? 1 : 0;
   info.pPushConstantRanges = &range;
-  device_.check(device_.fn.vkCreatePipelineLayout(device_.handle, &info, nullptr, &layout.pipeline),
+  device_.check(device_.fn.vkCreatePipelineLayout(device_.handle, &info, device_.allocation, &layout.pipeline),
                 "vkCreatePipelineLayout");
   return layout;
 }
@@ -114,7 +114,8 @@ std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
     info.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
     info.codeSize = found->count * sizeof(uint32_t);
     info.pCode = found->words;
-    device_.check(device_.fn.vkCreateShaderModule(device_.handle, &info, nullptr, &module), "vkCreateShaderModule");
+    device_.check(device_.fn.vkCreateShaderModule(device_.handle, &info, device_.allocation, &module),
+                  "vkCreateShaderModule");
   }
 
   const Layout layouts = layout(key.bindings, key.push_bytes);
@@ -141,7 +142,7 @@ std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
   info.layout = layouts.pipeline;
   auto kernel = std::make_unique<Kernel>();
   const VkResult result =
-      device_.fn.vkCreateComputePipelines(device_.handle, cache_, 1, &info, nullptr, &kernel->pipeline);
+      device_.fn.vkCreateComputePipelines(device_.handle, cache_, 1, &info, device_.allocation, &kernel->pipeline);
   if (result == VK_ERROR_DEVICE_LOST) device_.check(result, "vkCreateComputePipelines");
   // Some drivers report success and return nothing.
   SEER_REQUIRE(result == VK_SUCCESS && kernel->pipeline, Status::unsupported,
@@ -209,9 +210,14 @@ void Pipelines::load_cache(const std::string &path, const Log &log) {
   info.initialDataSize = data.size();
   info.pInitialData = data.data();
   const DeviceFunctions &fn = device_.fn;
-  if (fn.vkCreatePipelineCache(device_.handle, &info, nullptr, &cache_) == VK_SUCCESS) return;
+  if (fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_) == VK_SUCCESS) return;
   info.initialDataSize = 0;
-  device_.check(fn.vkCreatePipelineCache(device_.handle, &info, nullptr, &cache_), "vkCreatePipelineCache");
+  device_.check(fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_), "vkCreatePipelineCache");
+}
+
+void Pipelines::use_cache(VkPipelineCache cache) {
+  cache_ = cache;
+  foreign_cache_ = true;
 }
 
 std::vector<char> Pipelines::read_cache(const std::string &path) {

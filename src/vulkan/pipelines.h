@@ -50,6 +50,7 @@ public:
   bool failed(const KernelKey &key);  // get throws, and has thrown before or was told to
 
   void load_cache(const std::string &path, const Log &log);  // "" = none. Call before the first get
+  void use_cache(VkPipelineCache cache);                     // somebody else's instead, which is not destroyed
   void save_cache() noexcept;                                // if anything was added
 
   // The fingerprint of the self-test that this device and driver passed, kept in the same file; 0: none.
@@ -73,6 +74,7 @@ private:
   std::map<std::string, VkShaderModule> modules_;
   std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
+  bool foreign_cache_ = false;
   std::string cache_path_;
   bool cache_dirty_ = false;
   uint64_t passed_ = 0;

@@ -1,5 +1,6 @@
 // What stands in for the Vulkan backend in builds without it: no devices, and a clear message.
 #include "../backend.h"
+#include "interop.h"
 
 namespace seer {
 namespace {
@@ -22,5 +23,18 @@ const BackendFns &vulkan_backend() {
   };
   return fns;
 }
+
+// No device of this backend exists, so nothing but the first can be reached.
+namespace vulkan {
+
+std::vector<const char *> recommend(void *, void *, void *, uint32_t, void *) {
+  fail(Status::unsupported, "backend vulkan is not part of this build");
+}
+std::shared_ptr<const Memory> borrow(Device &, uint64_t, uint64_t) { return nullptr; }
+void check_semaphores(const Device &) { fail(Status::unsupported, "backend vulkan is not part of this build"); }
+void wait_semaphores(Device &, const std::vector<Semaphore> &) {}
+void signal_semaphores(Device &, const std::vector<Semaphore> &) {}
+
+}  // namespace vulkan
 
 }  // namespace seer

@@ -1,9 +1,10 @@
 #!/bin/sh
-# What the shared library exports is what the header declares and what the version script names, no more and no less; a
+# What the shared library exports is what the headers declare and what the version script names, no more and no less; a
 # released version's symbols are all there, in the same version node; the soname is the one that programs record.
-# Usage: exports.sh HEADER VERSION_SCRIPT RELEASED_VERSION_SCRIPT LIBRARY SONAME
+# Usage: exports.sh VERSION_SCRIPT RELEASED_VERSION_SCRIPT LIBRARY SONAME HEADER...
 set -eu
-header=$1 script=$2 released=$3 library=$4 soname=$5
+script=$1 released=$2 library=$3 soname=$4
+shift 4
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 failed=0
@@ -20,16 +21,16 @@ same() {
   fi
 }
 
-sed -n 's/^SEER_API .*SEER_CALL \(seer_[a-z0-9_]*\)(.*/\1/p' "$header" | sort >"$directory/declared"
+sed -n 's/^SEER_API .*SEER_CALL \(seer_[a-z0-9_]*\)(.*/\1/p' "$@" | sort >"$directory/declared"
 named "$script" >"$directory/named"
 sed 's/@@.*//' "$directory/named" >"$directory/names"
 nm -D --defined-only --with-symbol-versions "$library" | awk '$2 != "A" { print $3 }' | sort >"$directory/exported"
 named "$released" >"$directory/released"
 
-[ "$(wc -l <"$directory/declared")" -ge 30 ] || { echo "found too few declarations in $header"; exit 1; }
+[ "$(wc -l <"$directory/declared")" -ge 30 ] || { echo "found too few declarations in $*"; exit 1; }
 [ "$(wc -l <"$directory/released")" -ge 30 ] || { echo "found too few names in $released"; exit 1; }
 if grep -n 'seer_[a-z0-9_]*\*' "$script"; then echo "$script: a pattern, not a name"; failed=1; fi
-same "declared in the header (<) and named in the version script (>)" "$directory/declared" "$directory/names"
+same "declared in the headers (<) and named in the version script (>)" "$directory/declared" "$directory/names"
 same "named in the version script (<) and exported (>)" "$directory/named" "$directory/exported"
 comm -23 "$directory/released" "$directory/exported" >"$directory/gone"
 if [ -s "$directory/gone" ]; then echo "released, and no longer exported:"; cat "$directory/gone"; failed=1; fi

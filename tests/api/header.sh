@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles seerattn.h alone in every language standard that the compilers at hand know, with every warning that matters
+# Compiles seerattn.h and seerattn_vulkan.h alone in every language standard that the compilers at hand know, with every warning that matters
 # to a public header: no hidden padding, no implicit conversion. Then seerattn.hpp, with and without exceptions.
 # Usage: header.sh INCLUDE_DIR
 set -eu
@@ -7,18 +7,19 @@ flags="-Wall -Wextra -pedantic -Wshadow -Wconversion -Werror -fsyntax-only -I$1"
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 structs="seer_device_info seer_allocator seer_context_params seer_load_params seer_gate_config seer_gate_weights
-  seer_gate_cache_params seer_prefill_desc seer_gate_desc seer_select_desc seer_attention_desc seer_submit seer_stats"
+  seer_gate_cache_params seer_prefill_desc seer_gate_desc seer_select_desc seer_attention_desc seer_submit seer_stats
+  seer_vulkan_import"
 
 # Every growable struct with its initialiser; a struct that this list forgets is found below.
 {
-  echo '#include <seerattn/seerattn.h>'
+  echo '#include <seerattn/seerattn_vulkan.h>'
   for s in $structs; do echo "uint32_t size_of_$s(void); uint32_t size_of_$s(void) { $s x = SEER_INIT($s); return x.struct_size; }"; done
 } > "$directory/header.c"
 cp "$directory/header.c" "$directory/header.cpp"
-growable=$(grep -c 'uint32_t struct_size;' "$1/seerattn/seerattn.h")
+growable=$(cat "$1/seerattn/seerattn.h" "$1/seerattn/seerattn_vulkan.h" | grep -c 'uint32_t struct_size;')
 # shellcheck disable=SC2086
 listed=$(echo $structs | wc -w)
-[ "$growable" = "$listed" ] || { echo "the header has $growable growable structs, this test lists $listed"; exit 1; }
+[ "$growable" = "$listed" ] || { echo "the headers have $growable growable structs, this test lists $listed"; exit 1; }
 
 checked=0
 compile() { # COMPILER STANDARD FILE OPTIONS...

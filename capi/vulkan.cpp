@@ -1,0 +1,140 @@
+// Entry points of seerattn_vulkan.h.
+#include <seerattn/seerattn_vulkan.h>
+
+#include "convert.h"
+#include "handles.h"
+#include "vulkan/interop.h"
+
+using namespace seer;
+using namespace seer::capi;
+
+namespace {
+
+constexpr uint32_t kVulkan11 = 1u << 22 | 1u << 12;
+
+void check_version(uint32_t api_version, const char *name) {
+  SEER_REQUIRE(api_version >= kVulkan11, Status::unsupported, "%s is %u.%u; expected Vulkan 1.1 or more", name,
+               api_version >> 22 & 127, api_version >> 12 & 1023);
+}
+
+void check_handle(const void *handle, const char *name) {
+  SEER_REQUIRE(handle, Status::invalid_argument, "%s is NULL", name);
+}
+
+VulkanImport vulkan_import(const seer_vulkan_import &in) {
+  check_version(in.api_version, "import.api_version");
+  check_handle(in.get_instance_proc_addr, "import.get_instance_proc_addr");
+  check_handle(in.instance, "import.instance");
+  check_handle(in.physical_device, "import.physical_device");
+  check_handle(in.device, "import.device");
+  SEER_REQUIRE(!in.lock_queue == !in.unlock_queue, Status::invalid_argument,
+               "import has one of lock_queue and unlock_queue; they come together");
+  SEER_REQUIRE(in.extensions || in.extension_count == 0, Status::invalid_argument,
+               "import.extensions is NULL; expected %u names", in.extension_count);
+  VulkanImport out;
+  out.api_version = in.api_version;
+  out.get_instance_proc_addr = in.get_instance_proc_addr;
+  out.instance = in.instance;
+  out.physical_device = in.physical_device;
+  out.device = in.device;
+  out.queue = in.queue;
+  out.queue_family = in.queue_family;
+  out.queue_index = in.queue_index;
+  out.queue_flags = in.queue_flags;
+  for (uint32_t i = 0; i < in.extension_count; i++) {
+    SEER_REQUIRE(in.extensions[i], Status::invalid_argument, "import.extensions[%u] is NULL", i);
+    out.extensions.emplace_back(in.extensions[i]);
+  }
+  out.features = in.features;
+  out.lock = in.lock_queue;
+  out.unlock = in.unlock_queue;
+  out.user = in.user;
+  out.allocation_callbacks = in.allocation_callbacks;
+  out.pipeline_cache = in.pipeline_cache;
+  return out;
+}
+
+// The context and the semaphores of a call, checked.
+std::pair<std::shared_ptr<Context>, std::vector<vulkan::Semaphore>> semaphore_call(const seer_context *ctx,
+                                                                                   const seer_vulkan_semaphore *list,
+                                                                                   uint32_t count) {
+  auto context = usable(ctx);
+  const BackendFns &fns = *context->device().fns;
+  SEER_REQUIRE(fns.kind == BackendKind::vulkan, Status::unsupported, "backend %s has no Vulkan semaphores", fns.name);
+  vulkan::check_semaphores(context->device());
+  SEER_REQUIRE(list || count == 0, Status::invalid_argument, "list is NULL; expected %u semaphores", count);
+  std::vector<vulkan::Semaphore> semaphores;
+  for (uint32_t i = 0; i < count; i++) {
+    SEER_REQUIRE(list[i].semaphore, Status::invalid_argument, "list[%u].semaphore is 0", i);
+    semaphores.push_back({list[i].semaphore, list[i].value});
+  }
+  return {std::move(context), std::move(semaphores)};
+}
+
+}  // namespace
+
+extern "C" {
+
+seer_status seer_vulkan_recommend(void *get_instance_proc_addr, void *instance, void *physical_device,
+                                  uint32_t api_version, void *features, const char **extensions,
+                                  uint32_t *extension_count) {
+  return entry([&] {
+    check_handle(get_instance_proc_addr, "get_instance_proc_addr");
+    check_handle(instance, "instance");
+    check_handle(physical_device, "physical_device");
+    check_version(api_version, "api_version");
+    SEER_REQUIRE(extension_count || !extensions, Status::invalid_argument,
+                 "extension_count is NULL; expected the room in extensions");
+    const auto names = vulkan::recommend(get_instance_proc_addr, instance, physical_device, api_version, features);
+    if (!extension_count) return;
+    if (extensions) std::copy_n(names.begin(), std::min<size_t>(names.size(), *extension_count), extensions);
+    *extension_count = static_cast<uint32_t>(names.size());
+  });
+}
+
+seer_status seer_vulkan_context_create(const seer_context_params *params, const seer_vulkan_import *import,
+                                       seer_context **out) {
+  if (out) *out = nullptr;
+  return entry([&] {
+    SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
+    ContextParams p = context_params(params);
+    SEER_REQUIRE(p.backend == BackendKind::automatic || p.backend == BackendKind::vulkan, Status::invalid_argument,
+                 "params.backend is %d; expected AUTO (0) or VULKAN (2)", int(p.backend));
+    SEER_REQUIRE(p.ordinal == 0, Status::invalid_argument, "params.device is %d; the device is the import's",
+                 p.ordinal);
+    const seer_vulkan_import in = read_struct(import, "import");
+    const VulkanImport checked = vulkan_import(in);
+    p.backend = BackendKind::vulkan;
+    p.vulkan = &checked;
+    p.vulkan_release = in.release;
+    p.vulkan_user = in.user;
+    auto handle = std::make_unique<seer_context>();
+    handle->object = Context::create(p);
+    *out = handle.release();
+  });
+}
+
+seer_status seer_vulkan_wait_semaphores(seer_context *ctx, const seer_vulkan_semaphore *list, uint32_t count) {
+  return entry([&] {
+    auto [context, semaphores] = semaphore_call(ctx, list, count);
+    Device &device = context->device();
+    context->submit([&device, waits = std::move(semaphores)](Pipeline &, Exec &,
+                                                             CallStats &) { vulkan::wait_semaphores(device, waits); },
+                    0, {});
+  });
+}
+
+seer_status seer_vulkan_signal_semaphores(seer_context *ctx, const seer_vulkan_semaphore *list, uint32_t count,
+                                          seer_ticket *ticket) {
+  return entry([&] {
+    auto [context, semaphores] = semaphore_call(ctx, list, count);
+    Device &device = context->device();
+    const uint64_t number =
+        context->submit([&device, signals = std::move(semaphores)](
+                            Pipeline &, Exec &, CallStats &) { vulkan::signal_semaphores(device, signals); },
+                        0, {});
+    if (ticket) *ticket = number;
+  });
+}
+
+}  // extern "C"

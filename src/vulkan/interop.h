@@ -1,0 +1,50 @@
+// What seerattn_vulkan.h does beyond the backend's table, without Vulkan's headers, so that capi/ builds where the
+// backend is a stub: contexts on the caller's device, the caller's buffers, semaphores and command buffers.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "../context.h"
+
+namespace seer {
+
+// seer_vulkan_import, checked as far as it can be without asking a driver.
+struct VulkanImport {
+  uint32_t api_version = 0;
+  void *get_instance_proc_addr = nullptr, *instance = nullptr, *physical_device = nullptr, *device = nullptr;
+  void *queue = nullptr;  // null: to be fetched by what follows
+  uint32_t queue_family = 0, queue_index = 0, queue_flags = 0;
+  std::vector<std::string> extensions;
+  const void *features = nullptr;  // VkPhysicalDeviceFeatures2 and its chain; null: nothing is enabled
+  void (*lock)(void *user) = nullptr;
+  void (*unlock)(void *user) = nullptr;
+  void *user = nullptr;
+  const void *allocation_callbacks = nullptr;  // VkAllocationCallbacks; copied
+  uint64_t pipeline_cache = 0;                 // VkPipelineCache, to be used and not destroyed
+};
+
+namespace vulkan {
+
+// Extensions to enable on this physical device, and the features to enable set in the structures of `features`
+// (VkPhysicalDeviceFeatures2 with a chain, or null). Both are what the backend can use and the device has.
+std::vector<const char *> recommend(void *get_instance_proc_addr, void *instance, void *physical_device,
+                                    uint32_t api_version, void *features);
+
+// The caller's VkBuffer as memory that stages take, for as long as the result lives. Null on devices that are not the
+// caller's: whatever the handle names, it is not theirs.
+std::shared_ptr<const Memory> borrow(Device &device, uint64_t buffer, uint64_t size);
+
+struct Semaphore {
+  uint64_t handle = 0, value = 0;  // timeline
+};
+// Throw unsupported naming what the device lacks.
+void check_semaphores(const Device &device);
+// On the queue's thread. What is recorded from now on waits for them; what was recorded signals them at its end.
+void wait_semaphores(Device &device, const std::vector<Semaphore> &list);
+void signal_semaphores(Device &device, const std::vector<Semaphore> &list);
+
+}  // namespace vulkan
+}  // namespace seer
