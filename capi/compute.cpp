@@ -50,24 +50,6 @@ seer_status compute(seer_context *ctx, const seer_submit *submit, seer_ticket *t
   });
 }
 
-PrefillDesc prefill_desc(const seer_prefill_desc &in, const Context &context, Context::Pins &pins) {
-  check_flags(in.flags, 0, "desc");
-  PrefillDesc d;
-  d.q = tensor(in.q, "q", context, pins);
-  d.k = tensor(in.k, "k", context, pins);
-  d.v = tensor(in.v, "v", context, pins);
-  d.out = tensor(in.out, "out", context, pins);
-  d.lse = tensor(in.lse, "lse", context, pins);
-  d.scores = tensor(in.scores, "scores", context, pins);
-  d.mask = tensor(in.mask, "mask", context, pins);
-  d.sequences = sequences(in.sequences);
-  d.select = select_spec(in.select, "select");
-  d.rope = rope_spec(in.rope, "rope");
-  d.softmax_scale = in.softmax_scale;
-  d.total_len = in.total_len;
-  return d;
-}
-
 }  // namespace
 
 extern "C" {
@@ -121,18 +103,8 @@ seer_status seer_gate(seer_context *ctx, const seer_model *model, int32_t layer,
   return compute(ctx, submit, ticket, [&](Context &context, SubmitOptions options) {
     const auto gates = get(model, "model");
     const seer_gate_desc in = read_struct(desc, "desc");
-    check_flags(in.flags, SEER_GATE_LOGITS, "desc");
     Context::Pins pins;
-    GateDesc d;
-    d.q = tensor(in.q, "q", context, pins);
-    d.k = tensor(in.k, "k", context, pins);
-    d.scores = tensor(in.scores, "scores", context, pins);
-    d.mask = tensor(in.mask, "mask", context, pins);
-    d.sequences = sequences(in.sequences);
-    d.select = select_spec(in.select, "select");
-    d.rope = rope_spec(in.rope, "rope");
-    d.total_len = in.total_len;
-    d.logits = (in.flags & SEER_GATE_LOGITS) != 0;
+    const GateDesc d = gate_desc(in, context, pins);
     return context.gate(gates, layer, d, optional_cache(in.cache), std::move(pins), std::move(options));
   });
 }
@@ -141,18 +113,8 @@ seer_status seer_select(seer_context *ctx, const seer_select_desc *desc, const s
                         seer_ticket *ticket) {
   return compute(ctx, submit, ticket, [&](Context &context, SubmitOptions options) {
     const seer_select_desc in = read_struct(desc, "desc");
-    check_flags(in.flags, 0, "desc");
-    check_reserved(in.reserved, "desc", "reserved");
     Context::Pins pins;
-    SelectDesc d;
-    d.scores = tensor(in.scores, "scores", context, pins);
-    d.mask = tensor(in.mask, "mask", context, pins);
-    d.sequences = sequences(in.sequences);
-    d.q_len = in.q_len;
-    d.k_len = in.k_len;
-    d.block_size = in.block_size;
-    d.select = select_spec(in.select, "select");
-    d.total_len = in.total_len;
+    const SelectDesc d = select_desc(in, context, pins);
     return context.select(d, std::move(pins), std::move(options));
   });
 }
@@ -161,20 +123,8 @@ seer_status seer_attention(seer_context *ctx, const seer_attention_desc *desc, c
                            seer_ticket *ticket) {
   return compute(ctx, submit, ticket, [&](Context &context, SubmitOptions options) {
     const seer_attention_desc in = read_struct(desc, "desc");
-    check_flags(in.flags, 0, "desc");
-    check_reserved(in.reserved, "desc", "reserved");
     Context::Pins pins;
-    AttentionDesc d;
-    d.q = tensor(in.q, "q", context, pins);
-    d.k = tensor(in.k, "k", context, pins);
-    d.v = tensor(in.v, "v", context, pins);
-    d.out = tensor(in.out, "out", context, pins);
-    d.lse = tensor(in.lse, "lse", context, pins);
-    d.mask = tensor(in.mask, "mask", context, pins);
-    d.sequences = sequences(in.sequences);
-    d.rope = rope_spec(in.rope, "rope");
-    d.softmax_scale = in.softmax_scale;
-    d.block_size = in.block_size;
+    const AttentionDesc d = attention_desc(in, context, pins);
     return context.attention(d, std::move(pins), std::move(options));
   });
 }

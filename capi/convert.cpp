@@ -158,6 +158,71 @@ RopeSpec rope_spec(const seer_rope &in, const char *name) {
           .inv_freq = in.inv_freq};
 }
 
+PrefillDesc prefill_desc(const seer_prefill_desc &in, const Context &context, Context::Pins &pins) {
+  check_flags(in.flags, 0, "desc");
+  PrefillDesc d;
+  d.q = tensor(in.q, "q", context, pins);
+  d.k = tensor(in.k, "k", context, pins);
+  d.v = tensor(in.v, "v", context, pins);
+  d.out = tensor(in.out, "out", context, pins);
+  d.lse = tensor(in.lse, "lse", context, pins);
+  d.scores = tensor(in.scores, "scores", context, pins);
+  d.mask = tensor(in.mask, "mask", context, pins);
+  d.sequences = sequences(in.sequences);
+  d.select = select_spec(in.select, "select");
+  d.rope = rope_spec(in.rope, "rope");
+  d.softmax_scale = in.softmax_scale;
+  d.total_len = in.total_len;
+  return d;
+}
+
+GateDesc gate_desc(const seer_gate_desc &in, const Context &context, Context::Pins &pins) {
+  check_flags(in.flags, SEER_GATE_LOGITS, "desc");
+  GateDesc d;
+  d.q = tensor(in.q, "q", context, pins);
+  d.k = tensor(in.k, "k", context, pins);
+  d.scores = tensor(in.scores, "scores", context, pins);
+  d.mask = tensor(in.mask, "mask", context, pins);
+  d.sequences = sequences(in.sequences);
+  d.select = select_spec(in.select, "select");
+  d.rope = rope_spec(in.rope, "rope");
+  d.total_len = in.total_len;
+  d.logits = (in.flags & SEER_GATE_LOGITS) != 0;
+  return d;
+}
+
+SelectDesc select_desc(const seer_select_desc &in, const Context &context, Context::Pins &pins) {
+  check_flags(in.flags, 0, "desc");
+  check_reserved(in.reserved, "desc", "reserved");
+  SelectDesc d;
+  d.scores = tensor(in.scores, "scores", context, pins);
+  d.mask = tensor(in.mask, "mask", context, pins);
+  d.sequences = sequences(in.sequences);
+  d.q_len = in.q_len;
+  d.k_len = in.k_len;
+  d.block_size = in.block_size;
+  d.select = select_spec(in.select, "select");
+  d.total_len = in.total_len;
+  return d;
+}
+
+AttentionDesc attention_desc(const seer_attention_desc &in, const Context &context, Context::Pins &pins) {
+  check_flags(in.flags, 0, "desc");
+  check_reserved(in.reserved, "desc", "reserved");
+  AttentionDesc d;
+  d.q = tensor(in.q, "q", context, pins);
+  d.k = tensor(in.k, "k", context, pins);
+  d.v = tensor(in.v, "v", context, pins);
+  d.out = tensor(in.out, "out", context, pins);
+  d.lse = tensor(in.lse, "lse", context, pins);
+  d.mask = tensor(in.mask, "mask", context, pins);
+  d.sequences = sequences(in.sequences);
+  d.rope = rope_spec(in.rope, "rope");
+  d.softmax_scale = in.softmax_scale;
+  d.block_size = in.block_size;
+  return d;
+}
+
 ContextParams context_params(const seer_context_params *params) {
   ContextParams p;
   if (!params) return p;

@@ -56,6 +56,12 @@ SequenceSpec sequences(const seer_sequences &in);
 SelectSpec select_spec(const seer_select_spec &in, const char *name);
 RopeSpec rope_spec(const seer_rope &in, const char *name);
 
+// The descriptions of calls. `pins` get what must live until the call is done.
+PrefillDesc prefill_desc(const seer_prefill_desc &in, const Context &context, Context::Pins &pins);
+GateDesc gate_desc(const seer_gate_desc &in, const Context &context, Context::Pins &pins);
+SelectDesc select_desc(const seer_select_desc &in, const Context &context, Context::Pins &pins);
+AttentionDesc attention_desc(const seer_attention_desc &in, const Context &context, Context::Pins &pins);
+
 HostAllocator host_allocator(const seer_allocator &in);
 ContextParams context_params(const seer_context_params *params);  // NULL = defaults
 

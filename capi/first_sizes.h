@@ -36,5 +36,11 @@ template <>
 inline constexpr uint32_t kFirstSize<seer_stats> = 64;
 template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_import> = 128;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_plan_params> = 16;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_plan_info> = 32;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_recording> = 968;
 
 }  // namespace seer::capi

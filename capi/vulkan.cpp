@@ -1,6 +1,8 @@
 // Entry points of seerattn_vulkan.h.
 #include <seerattn/seerattn_vulkan.h>
 
+#include <cmath>
+
 #include "convert.h"
 #include "handles.h"
 #include "vulkan/interop.h"
@@ -8,7 +10,11 @@
 using namespace seer;
 using namespace seer::capi;
 
+struct seer_vulkan_plan : seer::capi::Handle<seer::vulkan::Plan, 0x7265657376706c31> {};
+
 namespace {
+
+using VulkanPlan = seer::vulkan::Plan;
 
 constexpr uint32_t kVulkan11 = 1u << 22 | 1u << 12;
 
@@ -69,6 +75,59 @@ std::pair<std::shared_ptr<Context>, std::vector<vulkan::Semaphore>> semaphore_ca
     semaphores.push_back({list[i].semaphore, list[i].value});
   }
   return {std::move(context), std::move(semaphores)};
+}
+
+// What the four plans have in common. `desc` is taken as the call that executes would take it.
+template <class MakeDesc>
+seer_status make_plan(seer_context *ctx, const seer_model *model, bool has_model, const seer_vulkan_plan_params *params,
+                      seer_vulkan_plan **out, MakeDesc make_desc) {
+  if (out) *out = nullptr;
+  return entry([&] {
+    SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
+    const auto context = usable(ctx);
+    const BackendFns &fns = *context->device().fns;
+    SEER_REQUIRE(fns.kind == BackendKind::vulkan, Status::unsupported, "backend %s has no command buffers", fns.name);
+    std::shared_ptr<const Model> gates;
+    if (has_model) gates = get(model, "model");
+    double part_flops = 0;
+    if (params) {
+      const seer_vulkan_plan_params in = read_struct(params, "params");
+      check_flags(in.flags, 0, "params");
+      SEER_REQUIRE(in.part_flops >= 0 && std::isfinite(in.part_flops), Status::invalid_argument,
+                   "params.part_flops is %g; expected a positive number, or 0 for one part", in.part_flops);
+      part_flops = in.part_flops;
+    }
+    Context::Pins pins;
+    *out = make_handle<seer_vulkan_plan>(VulkanPlan::make(context, gates, make_desc(*context, pins), part_flops));
+  });
+}
+
+// A tensor without the memory that a plan does not look at.
+seer_tensor without_memory(seer_tensor t) {
+  if (t.mem != SEER_MEM_VULKAN && t.mem != SEER_MEM_BUFFER) return t;
+  t.mem = SEER_MEM_VULKAN;
+  t.vk_buffer = t.offset = t.size = 0;
+  t.buffer = nullptr;
+  return t;
+}
+
+template <class Desc>
+Desc without_memory(const Desc &in) {
+  Desc desc = in;
+  if constexpr (requires { desc.q; }) desc.q = without_memory(in.q);
+  if constexpr (requires { desc.k; }) desc.k = without_memory(in.k);
+  if constexpr (requires { desc.v; }) desc.v = without_memory(in.v);
+  if constexpr (requires { desc.out; }) desc.out = without_memory(in.out);
+  if constexpr (requires { desc.lse; }) desc.lse = without_memory(in.lse);
+  if constexpr (requires { desc.scores; }) desc.scores = without_memory(in.scores);
+  if constexpr (requires { desc.mask; }) desc.mask = without_memory(in.mask);
+  if constexpr (requires { desc.cache; })
+    SEER_REQUIRE(!desc.cache, Status::unsupported, "desc.cache is set; recorded calls pool K whole");
+  return desc;
+}
+
+vulkan::BufferRange buffer_range(const seer_vulkan_range &in) {
+  return {.buffer = in.buffer, .offset = in.offset, .size = in.size};
 }
 
 }  // namespace
@@ -134,6 +193,75 @@ seer_status seer_vulkan_signal_semaphores(seer_context *ctx, const seer_vulkan_s
                             Pipeline &, Exec &, CallStats &) { vulkan::signal_semaphores(device, signals); },
                         0, {});
     if (ticket) *ticket = number;
+  });
+}
+
+seer_status seer_vulkan_plan_prefill(seer_context *ctx, const seer_model *model, const seer_prefill_desc *desc,
+                                     const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
+  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins) {
+    return prefill_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  });
+}
+
+seer_status seer_vulkan_plan_gate(seer_context *ctx, const seer_model *model, const seer_gate_desc *desc,
+                                  const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
+  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins) {
+    return gate_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  });
+}
+
+seer_status seer_vulkan_plan_select(seer_context *ctx, const seer_select_desc *desc,
+                                    const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
+  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins) {
+    return select_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  });
+}
+
+seer_status seer_vulkan_plan_attention(seer_context *ctx, const seer_attention_desc *desc,
+                                       const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
+  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins) {
+    return attention_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  });
+}
+
+seer_status seer_vulkan_plan_get(const seer_vulkan_plan *plan, seer_vulkan_plan_info *info) {
+  return entry([&] {
+    const auto object = get(plan, "plan");
+    prepare_struct(info, "info");
+    seer_vulkan_plan_info value = {};
+    value.part_count = object->parts;
+    value.workspace_bytes = object->workspace_bytes;
+    value.workspace_alignment = object->workspace_alignment;
+    value.flops = object->flops;
+    write_struct(info, value);
+  });
+}
+
+void seer_vulkan_plan_retain(seer_vulkan_plan *plan) { retain(plan); }
+void seer_vulkan_plan_release(seer_vulkan_plan *plan) { release(plan); }
+
+seer_status seer_vulkan_record(seer_vulkan_plan *plan, const seer_vulkan_recording *recording) {
+  return entry([&] {
+    const auto object = get(plan, "plan");
+    const Context &context = object->context();
+    context.check_usable();
+    const seer_vulkan_recording in = read_struct(recording, "recording");
+    Context::Pins pins;  // buffers are borrowed while their handles are recorded
+    vulkan::Recording r;
+    r.commands = in.command_buffer;
+    r.layer = in.layer;
+    r.tensors = {.q = tensor(in.q, "q", context, pins),
+                 .k = tensor(in.k, "k", context, pins),
+                 .v = tensor(in.v, "v", context, pins),
+                 .out = tensor(in.out, "out", context, pins),
+                 .lse = tensor(in.lse, "lse", context, pins),
+                 .scores = tensor(in.scores, "scores", context, pins),
+                 .mask = tensor(in.mask, "mask", context, pins)};
+    r.workspace = buffer_range(in.workspace);
+    r.stats = buffer_range(in.stats);
+    r.first_part = in.first_part;
+    r.parts = in.part_count;
+    object->record(r);
   });
 }
 

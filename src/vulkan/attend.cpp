@@ -263,7 +263,7 @@ std::optional<AttendKernel> proven(VulkanDevice &device, const AttendShape &shap
   try {
     if (!pipelines.judged(kernel->key)) {
       pipelines.get(kernel->key);
-      pipelines.judge(kernel->key, test_kernel(device, shape, *kernel));
+      pipelines.judge(kernel->key, test_kernel(device.tester(), shape, *kernel));
       pipelines.get(kernel->key);
     }
     return kernel;

@@ -184,6 +184,17 @@ VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
   limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
 }
 
+VulkanDevice::VulkanDevice(const VulkanDevice &context, std::unique_ptr<Recorder> target)
+    : gpu(context.gpu),
+      caps(gpu->caps),
+      memory(gpu->memory.get()),
+      recorder(std::move(target)),
+      rope(std::make_unique<RopeBuffers>(*memory, *context.recorder, true)) {
+  info = context.info;
+  limits = context.limits;
+  log = context.log;
+}
+
 std::vector<Candidate> candidates(const Instance &instance) {
   std::vector<Candidate> all;
   for (VkPhysicalDevice physical : instance.devices()) {

@@ -52,6 +52,8 @@ struct Gpu {
 // A context's share of it: what it records, one call at a time.
 struct VulkanDevice : Device {
   explicit VulkanDevice(std::shared_ptr<Gpu> opened);
+  // One that records for somebody else.
+  VulkanDevice(const VulkanDevice &context, std::unique_ptr<Recorder> target);
 
   const std::shared_ptr<Gpu> gpu;
   const Caps &caps;
@@ -59,7 +61,11 @@ struct VulkanDevice : Device {
   std::unique_ptr<Recorder> recorder;
   std::unique_ptr<RopeBuffers> rope;
 
-  const Kernel &kernel(const KernelKey &key) { return gpu->pipelines->get(key); }
+  const Kernel &kernel(const KernelKey &key) { return planned ? planned->get(key) : gpu->pipelines->get(key); }
+  PlannedKernels *planned = nullptr;  // of a plan: where its kernels come from
+  // Where kernels can be tried out: work is done there, not recorded for later. Only while it is planned.
+  VulkanDevice &tester() { return tests_on ? *tests_on : *this; }
+  VulkanDevice *tests_on = nullptr;
   void check(VkResult result, const char *what) { gpu->check(result, what); }
   bool shares_memory(const Device &other) const override {
     return other.info.backend == info.backend && static_cast<const VulkanDevice &>(other).gpu == gpu;

@@ -1,6 +1,7 @@
 #include "dispatch.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "device.h"
 #include "interop.h"
@@ -20,7 +21,17 @@ using Clock = std::chrono::steady_clock;
 
 Recorder::Recorder(Gpu &device) : device_(device), slots_(kSlots) { absent_ = make_host_buffer(device_, 256, false); }
 
+Recorder::Recorder(Gpu &device, const Target &target)
+    : device_(device), external_(true), target_(target), slots_(1), pending_(true) {
+  SEER_REQUIRE(device_.caps.push_descriptor, Status::unsupported,
+               "recording into a command buffer needs the extension VK_KHR_push_descriptor, which %s",
+               device_.imported ? "the context's device was imported without" : "the device does not have");
+  slots_[0].commands = target.commands;
+  absent_.buffer = target.absent;
+}
+
 Recorder::~Recorder() {
+  if (external_) return;
   const DeviceFunctions &fn = device_.fn;
   for (Slot &slot : slots_) {
     if (slot.id) fn.vkWaitForFences(device_.handle, 1, &slot.fence, VK_TRUE, UINT64_MAX);
@@ -58,6 +69,7 @@ Window Recorder::absent() const { return {.buffer = absent_.buffer, .offset = 0,
 
 Window Recorder::upload(const void *data, uint64_t bytes) {
   if (bytes == 0) return absent();
+  SEER_REQUIRE(!external_, Status::internal, "an upload into the caller's command buffer");
   const uint64_t alignment = std::max<uint64_t>(16, device_.caps.offset_alignment);
   Uploads &u = uploads_;
   while (u.block < u.blocks.size() && u.used + bytes > u.blocks[u.block].size) {
@@ -100,6 +112,7 @@ void Recorder::make_slot(Slot &slot) {
 
 Recorder::Slot &Recorder::current() {
   if (recording_ >= 0) return slots_[size_t(recording_)];
+  if (external_) return slots_[size_t(recording_ = 0)];
   SEER_REQUIRE(!device_.lost, Status::device_lost, "the Vulkan device was lost");
   const auto index = size_t(next_id_ % kSlots);
   Slot &slot = slots_[index];
@@ -121,6 +134,8 @@ Recorder::Slot &Recorder::current() {
 
 // What was recorded or submitted before is complete and visible to what follows.
 void Recorder::barrier(Slot &slot) {
+  pending_ = false;
+  if (!emits()) return;
   VkMemoryBarrier memory{};
   memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
   memory.srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
@@ -128,7 +143,6 @@ void Recorder::barrier(Slot &slot) {
                          VK_ACCESS_TRANSFER_WRITE_BIT;
   constexpr VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
   device_.fn.vkCmdPipelineBarrier(slot.commands, stages, stages, 0, 1, &memory, 0, nullptr, 0, nullptr);
-  pending_ = false;
 }
 
 VkDescriptorSet Recorder::descriptor_set(Slot &slot, const Kernel &kernel) {
@@ -188,7 +202,14 @@ void Recorder::bind(Slot &slot, const Kernel &kernel, std::span<const Window> wi
   }
 }
 
+bool Recorder::emits() const {
+  if (!external_) return true;
+  return target_.commands && part_ >= target_.first_part &&
+         (target_.parts == 0 || part_ - target_.first_part < target_.parts);
+}
+
 double Recorder::budget() const {
+  if (external_) return target_.part_flops > 0 ? target_.part_flops : HUGE_VAL;
   // Before anything was measured: what a slow device of its kind does within the time.
   const double guess = device_.caps.software() ? 2e9 : 200e9;
   return (rate_ > 0 ? rate_ : guess) * device_.caps.submit_ms * 1e-3;
@@ -219,13 +240,16 @@ void Recorder::dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const 
       }
       if (room < double(count)) count = std::max<uint64_t>(1, uint64_t(room));
     }
-    const uint32_t range[2] = {uint32_t(first), uint32_t(count)};
-    std::memcpy(push, range, sizeof range);
-    bind(slot, kernel, windows);
-    device_.fn.vkCmdPushConstants(slot.commands, kernel.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, kernel.push_bytes,
-                                  push);
-    const uint64_t columns = std::min<uint64_t>(count, std::min(caps.max_groups_x, 65535u));
-    device_.fn.vkCmdDispatch(slot.commands, uint32_t(columns), uint32_t((count + columns - 1) / columns), 1);
+    if (emits()) {
+      const uint32_t range[2] = {uint32_t(first), uint32_t(count)};
+      std::memcpy(push, range, sizeof range);
+      bind(slot, kernel, windows);
+      device_.fn.vkCmdPushConstants(slot.commands, kernel.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, kernel.push_bytes,
+                                    push);
+      const uint64_t columns = std::min<uint64_t>(count, std::min(caps.max_groups_x, 65535u));
+      device_.fn.vkCmdDispatch(slot.commands, uint32_t(columns), uint32_t((count + columns - 1) / columns), 1);
+    }
+    flops_ += cost * double(count);
     slot.flops += cost * double(count);
     first += count;
     if (caps.chunk_items || slot.flops >= budget()) submit();
@@ -247,6 +271,7 @@ HostBuffer &Recorder::staging(bool read_back) {
 
 void Recorder::write(const void *address, const void *src, uint64_t bytes) {
   if (bytes == 0) return;
+  SEER_REQUIRE(!external_, Status::internal, "a write into the caller's command buffer");
   const Place place = device_.memory->find(address, bytes);
   const bool idle = recording_ < 0 && done_ + 1 == next_id_ && waits_.empty();
   if (place.mapped && idle) {
@@ -282,6 +307,7 @@ void Recorder::write(const void *address, const void *src, uint64_t bytes) {
 
 void Recorder::read(const void *address, void *dst, uint64_t bytes) {
   if (bytes == 0) return;
+  SEER_REQUIRE(!external_, Status::internal, "a read into the caller's command buffer");
   const Place place = device_.memory->find(address, bytes);
   if (place.mapped && place.cached) {
     wait();
@@ -312,7 +338,16 @@ void Recorder::fill_zero(const void *address, uint64_t bytes) {
   const Place place = device_.memory->find(address, bytes);
   Slot &slot = current();
   barrier(slot);
-  device_.fn.vkCmdFillBuffer(slot.commands, place.buffer, place.offset, bytes, 0);
+  if (emits()) device_.fn.vkCmdFillBuffer(slot.commands, place.buffer, place.offset, bytes, 0);
+  pending_ = true;
+}
+
+void Recorder::copy(const void *address, const Window &to, uint64_t bytes) {
+  const Place place = device_.memory->find(address, bytes);
+  Slot &slot = current();
+  barrier(slot);
+  const VkBufferCopy region{place.offset, to.offset, bytes};
+  if (emits()) device_.fn.vkCmdCopyBuffer(slot.commands, place.buffer, to.buffer, 1, &region);
   pending_ = true;
 }
 
@@ -323,6 +358,11 @@ uint64_t Recorder::submit() {
   Slot &slot = slots_[size_t(recording_)];
   const DeviceFunctions &fn = device_.fn;
   recording_ = -1;
+  if (external_) {
+    part_++;
+    slot.flops = 0;
+    return 0;
+  }
   // What the host reads after waiting: memory that is mapped.
   VkMemoryBarrier memory{};
   memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
@@ -425,6 +465,7 @@ bool Recorder::wait(uint64_t submission, uint64_t timeout_ns) {
 }
 
 void Recorder::wait() {
+  SEER_REQUIRE(!external_, Status::internal, "waiting for the caller's command buffer");
   if (!waits_.empty()) current();  // the host's copies wait for them, too
   wait(submit(), UINT64_MAX);
 }

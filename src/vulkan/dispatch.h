@@ -35,9 +35,21 @@ struct Work {
   bool beside = false;  // independent of the dispatch before: no barrier between them
 };
 
+// The caller's command buffer instead of submissions. Work is cut into parts where it would be cut into submissions,
+// and the parts asked for are recorded.
+struct Target {
+  VkCommandBuffer commands = VK_NULL_HANDLE;  // null: nothing is recorded, only counted
+  VkBuffer absent = VK_NULL_HANDLE;           // of at least 16 bytes
+  double part_flops = 0;                      // 0: no limit
+  uint32_t first_part = 0, parts = 0;         // 0: all from the first
+};
+
 class Recorder {
 public:
   explicit Recorder(Gpu &device);
+  // One that allocates, submits and waits for nothing: reading, uploading and waiting are internal errors. Needs push
+  // descriptors.
+  Recorder(Gpu &device, const Target &target);
   ~Recorder();
 
   // Whether one binding can see that much.
@@ -66,6 +78,7 @@ public:
   void write(const void *address, const void *src, uint64_t bytes);
   void read(const void *address, void *dst, uint64_t bytes);  // waits
   void fill_zero(const void *address, uint64_t bytes);        // address and bytes multiples of 4
+  void copy(const void *address, const Window &to, uint64_t bytes);
 
   uint64_t submit();                                    // what was recorded; returns a number for wait
   bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
@@ -73,6 +86,9 @@ public:
   // The next submission waits for these, and with it what follows.
   void wait_for(const std::vector<Semaphore> &list);
   void signal(const std::vector<Semaphore> &list);  // behind all that was recorded
+  // Of a target: what was recorded or counted so far.
+  uint32_t parts() const { return part_ + (recording_ >= 0 ? 1 : 0); }
+  double flops() const { return flops_; }
   // Frees device memory when all work recorded so far is done.
   void free_later(const Memory &memory);
   // Between calls: if nothing is in flight, uploads are gone and what is to be freed is freed.
@@ -103,11 +119,16 @@ private:
   void bind(Slot &slot, const Kernel &kernel, std::span<const Window> windows);
   void barrier(Slot &slot);
   bool retire(Slot &slot, uint64_t timeout_ns);
-  double budget() const;  // flops of a submission
+  double budget() const;  // flops of a submission or part
+  bool emits() const;     // whether this part is wanted
   void make_slot(Slot &slot);
   HostBuffer &staging(bool read_back);
 
   Gpu &device_;
+  const bool external_ = false;
+  const Target target_;
+  uint32_t part_ = 0;
+  double flops_ = 0;
   std::vector<Slot> slots_;
   int recording_ = -1;
   uint64_t next_id_ = 1, done_ = 0;

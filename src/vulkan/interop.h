@@ -46,5 +46,48 @@ void check_semaphores(const Device &device);
 void wait_semaphores(Device &device, const std::vector<Semaphore> &list);
 void signal_semaphores(Device &device, const std::vector<Semaphore> &list);
 
+// ---- Calls recorded into the caller's command buffers
+// -----------------------------------------------------------------
+
+struct TensorSet {  // those that a call has
+  Tensor q, k, v, out, lse, scores, mask;
+};
+
+struct BufferRange {
+  uint64_t buffer = 0, offset = 0, size = 0;
+};
+
+struct Recording {
+  void *commands = nullptr;  // VkCommandBuffer
+  int32_t layer = 0;         // as the model numbers it
+  TensorSet tensors;
+  BufferRange workspace, stats;
+  uint32_t first_part = 0, parts = 0;  // 0 = all from the first
+};
+
+using PlannedDesc = std::variant<PrefillDesc, GateDesc, SelectDesc, AttentionDesc>;
+
+// A call of given sizes with everything that recording it must not make: kernels, compiled, tested, and tables of RoPE.
+// Thread-safe; recordings of one plan take turns. Used by command buffers, so it outlives their execution.
+class Plan {
+public:
+  // Takes the sizes of the tensors, not their memory. model null: of select and attention. Blocks: submits a job to the
+  // context's queue. part_flops: what a part may have, 0 = all.
+  static std::shared_ptr<Plan> make(std::shared_ptr<Context> context, std::shared_ptr<const Model> model,
+                                    PlannedDesc desc, double part_flops);
+  virtual ~Plan() = default;
+
+  virtual void record(const Recording &recording) = 0;
+  Context &context() const { return *context_; }
+
+  uint64_t workspace_bytes = 0, workspace_alignment = 0;
+  uint32_t parts = 0;
+  double flops = 0;
+
+protected:
+  explicit Plan(std::shared_ptr<Context> context) : context_(std::move(context)) {}
+  const std::shared_ptr<Context> context_;
+};
+
 }  // namespace vulkan
 }  // namespace seer

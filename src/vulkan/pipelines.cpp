@@ -1,10 +1,11 @@
 #include "pipelines.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <span>
+#include <thread>
 
 #include "../atomic_file.h"
 #include "device.h"
@@ -24,16 +25,88 @@ Pipelines::~Pipelines() {
 }
 
 const Kernel &Pipelines::get(const KernelKey &key) {
-  std::lock_guard lock(mutex_);
-  if (const auto failed = failures_.find(key); failed != failures_.end())
-    fail(Status::unsupported, "%s", failed->second.c_str());
-  if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (const auto failed = failures_.find(key); failed != failures_.end())
+      fail(Status::unsupported, "%s", failed->second.c_str());
+    if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+    if (!compiling_.contains(key)) break;
+    compiled_.wait(lock);  // another thread's
+  }
+  const auto done = [&] {
+    compiling_.erase(key);
+    compiled_.notify_all();
+  };
   try {
-    return *kernels_.emplace(key, make(key)).first->second;
+    check_limits(key);
+    const VkShaderModule module = shader_module(key);
+    const Layout layouts = layout(key.bindings, key.push_bytes);
+    compiling_.insert(key);
+    lock.unlock();
+    std::unique_ptr<Kernel> kernel = compile(key, module, layouts);
+    lock.lock();
+    done();
+    cache_dirty_ = true;
+    return *kernels_.emplace(key, std::move(kernel)).first->second;
   } catch (const Error &error) {
+    if (!lock.owns_lock()) lock.lock();
+    done();
     if (error.status() == Status::unsupported) failures_.emplace(key, error.what());
     throw;
+  } catch (...) {
+    if (!lock.owns_lock()) lock.lock();
+    done();
+    throw;
   }
+}
+
+const Kernel *Pipelines::find(const KernelKey &key) {
+  std::lock_guard lock(mutex_);
+  const auto found = kernels_.find(key);
+  return found != kernels_.end() ? found->second.get() : nullptr;
+}
+
+void Pipelines::make(std::span<const KernelKey> keys) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i; (i = next++) < keys.size();) {
+      try {
+        get(keys[i]);
+      } catch (const std::exception &) {  // again when it is asked for
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  const size_t processors = std::max(1u, std::thread::hardware_concurrency());
+  try {
+    while (helpers.size() + 1 < std::min(processors, keys.size())) helpers.emplace_back(work);
+  } catch (const std::exception &) {  // fewer will do
+  }
+  work();
+  for (std::thread &helper : helpers) helper.join();
+}
+
+const Kernel &PlannedKernels::get(const KernelKey &key) {
+  switch (step) {
+    case Step::collecting: {
+      Kernel &stand_in = stand_ins_[key];
+      stand_in.name = key.module;
+      stand_in.bindings = key.bindings;
+      stand_in.push_bytes = key.push_bytes;
+      return stand_in;
+    }
+    case Step::making: return pipelines_.get(key);
+    case Step::made: break;
+  }
+  const Kernel *kernel = pipelines_.find(key);
+  SEER_REQUIRE(kernel, Status::internal, "kernel %s was not planned", key.module.c_str());
+  return *kernel;
+}
+
+std::vector<KernelKey> PlannedKernels::keys() const {
+  std::vector<KernelKey> keys;
+  for (const auto &[key, stand_in] : stand_ins_) keys.push_back(key);
+  return keys;
 }
 
 void Pipelines::judge(const KernelKey &key, const std::string &fault) {
@@ -85,7 +158,7 @@ Pipelines::Layout Pipelines::layout(uint32_t bindings, uint32_t push_bytes) {
   return layout;
 }
 
-std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
+void Pipelines::check_limits(const KernelKey &key) const {
   const Caps &caps = device_.caps;
   const char *name = key.module.c_str();
   const auto limit = [&](const char *what, uint64_t wants, uint64_t has) {
@@ -104,12 +177,14 @@ std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
   }
   SEER_REQUIRE(!key.full_subgroups || caps.full_subgroups, Status::unsupported,
                "kernel %s wants full subgroups, which the device does not promise", name);
+}
 
+VkShaderModule Pipelines::shader_module(const KernelKey &key) {
   VkShaderModule &module = modules_[key.module];
   if (!module) {
     const auto all = shaders();
     const auto found = std::find_if(all.begin(), all.end(), [&](const Shader &s) { return key.module == s.name; });
-    SEER_REQUIRE(found != all.end(), Status::unsupported, "kernel %s is not part of this build", name);
+    SEER_REQUIRE(found != all.end(), Status::unsupported, "kernel %s is not part of this build", key.module.c_str());
     VkShaderModuleCreateInfo info{};
     info.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
     info.codeSize = found->count * sizeof(uint32_t);
@@ -117,8 +192,10 @@ std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
     device_.check(device_.fn.vkCreateShaderModule(device_.handle, &info, device_.allocation, &module),
                   "vkCreateShaderModule");
   }
+  return module;
+}
 
-  const Layout layouts = layout(key.bindings, key.push_bytes);
+std::unique_ptr<Kernel> Pipelines::compile(const KernelKey &key, VkShaderModule module, const Layout &layouts) const {
   std::vector<VkSpecializationMapEntry> entries(key.constants.size());
   for (uint32_t i = 0; i < entries.size(); i++) entries[i] = {i, i * 4, 4};
   VkSpecializationInfo constants{};
@@ -146,9 +223,8 @@ std::unique_ptr<Kernel> Pipelines::make(const KernelKey &key) {
   if (result == VK_ERROR_DEVICE_LOST) device_.check(result, "vkCreateComputePipelines");
   // Some drivers report success and return nothing.
   SEER_REQUIRE(result == VK_SUCCESS && kernel->pipeline, Status::unsupported,
-               "the driver cannot compile kernel %s: vkCreateComputePipelines gives %s", name,
+               "the driver cannot compile kernel %s: vkCreateComputePipelines gives %s", key.module.c_str(),
                result == VK_SUCCESS ? "no pipeline" : result_name(result));
-  cache_dirty_ = true;
   kernel->name = key.module;
   kernel->layout = layouts.pipeline;
   kernel->set_layout = layouts.set;

@@ -1,10 +1,12 @@
 // Compute pipelines: made when first asked for, kept with the device, and cached on disk from process to process.
 #pragma once
 #include <compare>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,6 +45,9 @@ public:
   // Throws unsupported, naming the kernel and why: no such module, a limit, or the driver's compiler. What failed once
   // fails again without asking the driver. The reference lives as long as the device.
   const Kernel &get(const KernelKey &key);
+  // Several at once, on as many threads as there are processors. What fails says so when it is asked for.
+  void make(std::span<const KernelKey> keys);
+  const Kernel *find(const KernelKey &key);  // null: not made yet, or failed
 
   // What a self-test of the kernel on the device found: a fault, after which get throws it, or "" = none.
   void judge(const KernelKey &key, const std::string &fault);
@@ -62,12 +67,16 @@ private:
     VkDescriptorSetLayout set = VK_NULL_HANDLE;
     VkPipelineLayout pipeline = VK_NULL_HANDLE;
   };
-  std::unique_ptr<Kernel> make(const KernelKey &key);
+  VkShaderModule shader_module(const KernelKey &key);  // these two under the mutex
+  void check_limits(const KernelKey &key) const;
+  std::unique_ptr<Kernel> compile(const KernelKey &key, VkShaderModule module, const Layout &layouts) const;
   std::vector<char> read_cache(const std::string &path);
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
   Gpu &device_;
   std::mutex mutex_;
+  std::condition_variable compiled_;
+  std::set<KernelKey> compiling_;  // by some thread, without the mutex
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;
   std::set<KernelKey> right_;
@@ -78,6 +87,22 @@ private:
   std::string cache_path_;
   bool cache_dirty_ = false;
   uint64_t passed_ = 0;
+};
+
+// Kernels of calls that are planned now and recorded later.
+class PlannedKernels {
+public:
+  explicit PlannedKernels(Pipelines &pipelines) : pipelines_(pipelines) {}
+
+  // collecting: a stand-in, and the key is noted. making: as Pipelines::get. made: only what there is.
+  enum class Step { collecting, making, made };
+  Step step = Step::collecting;
+  const Kernel &get(const KernelKey &key);
+  std::vector<KernelKey> keys() const;
+
+private:
+  Pipelines &pipelines_;
+  std::map<KernelKey, Kernel> stand_ins_;
 };
 
 }  // namespace seer::vulkan

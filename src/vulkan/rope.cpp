@@ -32,7 +32,8 @@ RopeBuffers::Entry &RopeBuffers::find(const RopeView &rope, int64_t rows) {
   if (found != entries_.end()) {
     std::rotate(entries_.begin(), found, found + 1);
   } else {
-    if (entries_.size() == kMaxEntries) {
+    SEER_REQUIRE(!frozen_, Status::internal, "a RoPE table that was not planned");
+    if (!keep_all_ && entries_.size() == kMaxEntries) {
       release(entries_.back());
       entries_.pop_back();
     }
@@ -47,7 +48,12 @@ RopeBuffers::Entry &RopeBuffers::find(const RopeView &rope, int64_t rows) {
 }
 
 void RopeBuffers::release(Entry &entry) {
-  if (entry.memory.size) recorder_.free_later(entry.memory);
+  if (entry.memory.size) {
+    if (frozen_)
+      memory_.free(entry.memory);
+    else
+      recorder_.free_later(entry.memory);
+  }
   entry.memory = {};
 }
 
@@ -62,6 +68,7 @@ void RopeBuffers::grow(Entry &entry, int64_t coarse_rows) {
 Window RopeBuffers::get(const RopeView &rope, int64_t rows) {
   Entry &entry = find(rope, rows);
   const int64_t half = rope.half, coarse = ceil_div(rows, kFine);
+  SEER_REQUIRE(!frozen_ || rows <= entry.rows, Status::internal, "rows of a RoPE table that were not planned");
   // Half as much again, so that a prompt in chunks does not start anew with each.
   if (coarse > entry.capacity) grow(entry, std::max(coarse, entry.capacity + entry.capacity / 2));
 

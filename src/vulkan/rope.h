@@ -7,16 +7,21 @@
 
 namespace seer::vulkan {
 
-// Of one context. Not thread-safe.
+// Of one context, or of one plan. Not thread-safe.
 class RopeBuffers {
 public:
-  RopeBuffers(MemoryMap &memory, Recorder &recorder) : memory_(memory), recorder_(recorder) {}
+  // keep_all: a plan's, which keeps every table it was ever asked for.
+  RopeBuffers(MemoryMap &memory, Recorder &recorder, bool keep_all = false)
+      : memory_(memory), recorder_(recorder), keep_all_(keep_all) {}
   ~RopeBuffers();
   RopeBuffers(const RopeBuffers &) = delete;
   RopeBuffers &operator=(const RopeBuffers &) = delete;
 
   // The table for rows 0 .. rows - 1 of `rope`, for work that is recorded from now on and before the next get().
   Window get(const RopeView &rope, int64_t rows);
+  // From now on only what was asked for before can be asked for, the recorder is left alone, and nobody uses the tables
+  // when this goes.
+  void freeze() { frozen_ = true; }
 
 private:
   struct Entry {
@@ -33,6 +38,8 @@ private:
 
   MemoryMap &memory_;
   Recorder &recorder_;
+  const bool keep_all_;
+  bool frozen_ = false;
   std::vector<Entry> entries_;  // most recently used first
 };
 

@@ -34,6 +34,9 @@ std::shared_ptr<const Memory> borrow(Device &, uint64_t, uint64_t) { return null
 void check_semaphores(const Device &) { fail(Status::unsupported, "backend vulkan is not part of this build"); }
 void wait_semaphores(Device &, const std::vector<Semaphore> &) {}
 void signal_semaphores(Device &, const std::vector<Semaphore> &) {}
+std::shared_ptr<Plan> Plan::make(std::shared_ptr<Context>, std::shared_ptr<const Model>, PlannedDesc, double) {
+  fail(Status::unsupported, "backend vulkan is not part of this build");
+}
 
 }  // namespace vulkan
 

@@ -250,6 +250,10 @@ void Commands::barrier() {
 void Commands::run() {
   barrier();
   good(gpu_.fn.vkEndCommandBuffer(handle));
+  run_again();
+}
+
+void Commands::run_again() {
   VkSubmitInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
   info.commandBufferCount = 1;

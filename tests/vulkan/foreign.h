@@ -150,6 +150,7 @@ public:
   void begin();
   void barrier();  // all that is before it, for all that follows
   void run();      // ends, submits and waits
+  void run_again();
 
   VkCommandBuffer handle = VK_NULL_HANDLE;
 

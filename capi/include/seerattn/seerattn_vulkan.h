@@ -87,6 +87,76 @@ SEER_API seer_status SEER_CALL seer_vulkan_wait_semaphores(seer_context *ctx, co
  * signals, too, so that nobody waits for ever. The ticket (may be NULL) is complete when the signals are submitted. */
 SEER_API seer_status SEER_CALL seer_vulkan_signal_semaphores(seer_context *ctx, const seer_vulkan_semaphore *list, uint32_t count, seer_ticket *ticket);
 
+/* ---- Recording into the caller's command buffers ------------------------------------------------------------------------ */
+
+/* A call of certain sizes, prepared: kernels are compiled (on all processors), proven and kept, tables of RoPE are in
+ * device memory. Thread-safe; recordings of one plan take turns, of several run side by side. It must live until the last
+ * command buffer that it was recorded into has been executed for the last time. */
+typedef struct seer_vulkan_plan seer_vulkan_plan;
+
+typedef struct seer_vulkan_plan_params { /* growable */
+  uint32_t struct_size;
+  uint32_t flags;    /* 0 */
+  double part_flops; /* floating-point operations of a part, roughly, where the call may be cut into several; 0 = one part.
+                        A desktop's watchdog kills a submission that runs for seconds: give it what 50 ms hold */
+} seer_vulkan_plan_params;
+
+/* Of desc, everything counts but the tensors' memory: mem must be VULKAN or BUFFER, but vk_buffer, buffer, offset and size
+ * may be anything, 0 included. A gate cache cannot be given. params NULL = defaults. Plans can be made on contexts without
+ * an imported device, too, to have kernels ready for ordinary calls. [BLOCKS] */
+SEER_API seer_status SEER_CALL seer_vulkan_plan_prefill(seer_context *ctx, const seer_model *model, const seer_prefill_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
+SEER_API seer_status SEER_CALL seer_vulkan_plan_gate(seer_context *ctx, const seer_model *model, const seer_gate_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
+SEER_API seer_status SEER_CALL seer_vulkan_plan_select(seer_context *ctx, const seer_select_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
+SEER_API seer_status SEER_CALL seer_vulkan_plan_attention(seer_context *ctx, const seer_attention_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
+
+typedef struct seer_vulkan_plan_info { /* growable */
+  uint32_t struct_size;
+  uint32_t part_count;          /* at least 1 */
+  uint64_t workspace_bytes;
+  uint64_t workspace_alignment; /* of its offset */
+  double flops;                 /* of the whole call if it kept every block, roughly; of other stages, bytes moved count */
+} seer_vulkan_plan_info;
+SEER_API seer_status SEER_CALL seer_vulkan_plan_get(const seer_vulkan_plan *plan, seer_vulkan_plan_info *info);
+SEER_API void SEER_CALL seer_vulkan_plan_retain(seer_vulkan_plan *plan);
+SEER_API void SEER_CALL seer_vulkan_plan_release(seer_vulkan_plan *plan);
+
+/* Bytes of a VkBuffer, 24 bytes, frozen. All-zero = absent. */
+typedef struct seer_vulkan_range {
+  uint64_t buffer;
+  uint64_t offset;
+  uint64_t size;
+} seer_vulkan_range;
+
+typedef struct seer_vulkan_recording { /* growable */
+  uint32_t struct_size;
+  int32_t layer;              /* prefill, gate: of the model, as in seer_prefill */
+  void *command_buffer;       /* VkCommandBuffer in the recording state, outside a render pass, of a pool of the context's
+                                 queue family (or of any that computes, if buffers are shared accordingly) */
+  seer_tensor q;              /* tensors that the call has, of the plan's dtype, shape and strides; VULKAN or BUFFER */
+  seer_tensor k;
+  seer_tensor v;
+  seer_tensor out;
+  seer_tensor lse;
+  seer_tensor scores;
+  seer_tensor mask;
+  seer_vulkan_range workspace; /* STORAGE_BUFFER, TRANSFER_DST and, with stats, TRANSFER_SRC usage; workspace_bytes or more.
+                                  Contents are undefined before and after. One for each execution in flight */
+  seer_vulkan_range stats;     /* out, optional: TRANSFER_DST usage, offset a multiple of 4, 24 bytes: u64 blocks_kept,
+                                  blocks_causal, fallback_rows, as in seer_stats. Written by the last part */
+  uint32_t first_part;         /* parts first_part .. first_part + part_count - 1 are recorded */
+  uint32_t part_count;         /* 0 = all from first_part on */
+} seer_vulkan_recording;
+
+/* Records the call. Nothing is allocated on the device, compiled, submitted or waited for, and no queue is locked; the
+ * command buffer may be submitted any number of times. It clobbers the compute bind point: pipeline, descriptor set 0
+ * (push descriptors) and push constants.
+ * Synchronization: the first command is a barrier for compute and transfer work before it in the queue, so its results are
+ * seen; whatever else wrote the inputs (graphics, the host after submission, another queue) or still reads the outputs or
+ * the workspace is the caller's to wait for, with dstStageMask COMPUTE_SHADER | TRANSFER. Behind the last command there is
+ * no barrier: outputs are written by COMPUTE_SHADER (SHADER_WRITE), stats by TRANSFER (TRANSFER_WRITE).
+ * Parts run in their order, in one queue or ordered by semaphores, with the same tensors and workspace. */
+SEER_API seer_status SEER_CALL seer_vulkan_record(seer_vulkan_plan *plan, const seer_vulkan_recording *recording);
+
 #ifdef __cplusplus
 }
 #endif
