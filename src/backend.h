@@ -32,6 +32,9 @@ struct DeviceLimits {
   bool attend_rotates = false;  // attend applies RoPE itself; else the pipeline asks pool for rotated copies
   int64_t max_head_dim = 256;
   int64_t alignment = 64;  // of workspace parts, bytes
+  // Bytes of workspace for pooled tokens and gate vectors, above which the gate goes through the KV heads in several
+  // passes; 0: it never does.
+  int64_t gate_bytes = 0;
 };
 
 struct HostAllocator {  // fn pointers of seer_allocator; null = aligned new

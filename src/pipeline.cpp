@@ -96,17 +96,38 @@ uint64_t attend_scratch(const Device &device, std::span<const Sequence> sequence
   return device.fns->attend_scratch(device, {.sequences = sequences, .block = block, .q = q, .k = k, .v = v});
 }
 
-uint64_t select_scratch(const Device &device, std::span<const Sequence> sequences, const GateCall &call) {
+uint64_t select_scratch(const Device &device, const Problem &problem, const SelectRule &rule) {
   if (!device.fns->select_scratch) return 0;
+  const int64_t heads = pass_kv_heads(problem, device.limits) * (problem.q_heads / problem.kv_heads);
   return device.fns->select_scratch(
-      device,
-      {.sequences = sequences, .block = call.config->block_size, .q_heads = call.config->q_heads, .rule = call.rule});
+      device, {.sequences = problem.sequences, .block = problem.block, .q_heads = heads, .rule = rule});
+}
+
+// Some heads of a tensor, a matrix, scores or a mask.
+TokenView some_heads(TokenView view, int64_t first, int64_t count) {
+  if (view.data) view.data = static_cast<char *>(view.data) + first * view.stride_head * element_size(view.dtype);
+  view.heads = count;
+  return view;
+}
+GateMatrix some_heads(GateMatrix matrix, int64_t first, int64_t count) {
+  if (!matrix.present()) return matrix;
+  matrix.data = static_cast<const char *>(matrix.data) + matrix.bytes() / matrix.heads * first;
+  matrix.heads = count;
+  return matrix;
+}
+FloatView some_heads(FloatView view, int64_t first) {
+  if (view.data) view.data += first * view.stride_head;
+  return view;
+}
+BlockMaskView some_heads(BlockMaskView view, int64_t first) {
+  if (view.words) view.words += first * view.stride_head;
+  return view;
 }
 
 Problem prefill_problem(const Device &device, const GateCall &gate, const AttendCall &attend) {
   Problem problem = gate_problem(gate);
   problem.scratch = std::max(attend_scratch(device, gate.sequences, gate.config->block_size, gate.q, gate.k, attend.v),
-                             select_scratch(device, gate.sequences, gate));
+                             select_scratch(device, problem, gate.rule));
   problem.own_mask = !gate.mask.words;
   problem.rotate = attend.rope.kind != RopeKind::none;
   return problem;
@@ -261,72 +282,107 @@ struct Pipeline::Impl {
   // pool, project, score, select. `rotate` (null = no) also gets rotated copies of q and k for attend.
   void run_gate(Exec &exec, const GateCall &call, std::span<const Sequence> sequences, const Plan &plan,
                 const BlockMaskView *mask, const AttendCall *rotate, TokenView *rotated_q, TokenView *rotated_k) {
-    const BackendFns &fns = *device.fns;
     const GateConfig &config = *call.config;
-    const int64_t block = config.block_size, head_dim = config.head_dim;
     int64_t length = 0, k_blocks = 0, k_tokens = 0;
     for (const Sequence &s : sequences) {
       length = std::max(length, rope_length(s));
-      k_blocks = std::max(k_blocks, s.k_blocks(block));
+      k_blocks = std::max(k_blocks, s.k_blocks(config.block_size));
       k_tokens = std::max(k_tokens, s.k_len);
     }
-    const RopeUse gate_rope = rope(call.rope, config.gate_dim, length, k_blocks, block);
-    const RopeUse token_rope = rotate ? rope(rotate->rope, head_dim, length, k_tokens, 1) : RopeUse{};
+    const RopeUse gate_rope = rope(call.rope, config.gate_dim, length, k_blocks, config.block_size);
+    const RopeUse token_rope = rotate ? rope(rotate->rope, config.head_dim, length, k_tokens, 1) : RopeUse{};
+    GatePass pass{.call = call, .sequences = sequences, .plan = plan, .mask = mask, .rotates = rotate != nullptr};
+    pass.gate_rope = gate_rope.view();
+    pass.token_rope = token_rope.view();
+    if (rotate) {
+      pass.rotated_q = *rotated_q;
+      pass.rotated_k = *rotated_k;
+    }
+    for (pass.head = 0; pass.head < config.kv_heads; pass.head += plan.pass_kv_heads) {
+      pass.heads = std::min(plan.pass_kv_heads, config.kv_heads - pass.head);
+      run_pass(exec, pass);
+    }
+  }
+
+  // The gate of some KV heads and their query heads.
+  struct GatePass {
+    const GateCall &call;
+    std::span<const Sequence> sequences;
+    const Plan &plan;
+    const BlockMaskView *mask;
+    bool rotates;
+    TokenView rotated_q{}, rotated_k{};
+    RopeView gate_rope{}, token_rope{};
+    int64_t head = 0, heads = 0;
+  };
+
+  void run_pass(Exec &exec, const GatePass &pass) {
+    const BackendFns &fns = *device.fns;
+    const GateCall &call = pass.call;
+    const Plan &plan = pass.plan;
+    const GateConfig &config = *call.config;
+    const int64_t block = config.block_size, head_dim = config.head_dim, group = config.q_heads / config.kv_heads;
+    const int64_t kv_head = pass.head, kv_heads = pass.heads, q_head = kv_head * group, q_heads = kv_heads * group;
+    const int64_t k_weight_heads = config.single() ? q_heads : kv_heads;
+    // Stages that are one unit of progress have done it when the last pass has.
+    const uint64_t unit = kv_head + kv_heads == config.kv_heads ? 1 : 0;
     float *gate_q = at<float>(plan.gate_q);
     float *gate_k = call.cache ? call.cache->gate_k(call.cache_layer) : at<float>(plan.gate_k);
 
-    PoolArgs pool{.sequences = sequences, .side = Side::q, .block = block, .x = call.q, .pool_bits = config.q_pool};
+    PoolArgs pool{.sequences = pass.sequences, .side = Side::q, .block = block};
+    pool.x = some_heads(call.q, q_head, q_heads);
+    pool.pool_bits = config.q_pool;
     pool.pooled = at<float>(plan.pooled_q);
-    if (rotate) {
-      pool.rotated = *rotated_q;
-      pool.rope = token_rope.view();
+    if (pass.rotates) {
+      pool.rotated = some_heads(pass.rotated_q, q_head, q_heads);
+      pool.rope = pass.token_rope;
     }
-    stage(exec, 1, [&](Exec &e) { fns.pool(device, e, pool); });
+    stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
     pool.side = Side::k;
-    pool.x = call.k;
+    pool.x = some_heads(call.k, kv_head, kv_heads);
     pool.pool_bits = config.k_pool;
     pool.pooled = at<float>(plan.pooled_k);
-    if (rotate) pool.rotated = *rotated_k;
-    stage(exec, 1, [&](Exec &e) { fns.pool(device, e, pool); });
+    if (pass.rotates) pool.rotated = some_heads(pass.rotated_k, kv_head, kv_heads);
+    stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
 
-    ProjectArgs project{.sequences = sequences, .side = Side::q, .block = block};
+    ProjectArgs project{.sequences = pass.sequences, .side = Side::q, .block = block};
     project.pooled = at<float>(plan.pooled_q);
-    project.pooled_heads = project.gate_heads = config.q_heads;
+    project.pooled_heads = project.gate_heads = q_heads;
     project.in = head_dim * pool_count(config.q_pool);
     project.out = config.gate_dim;
-    project.weight = call.weights->wq;
-    project.rope = gate_rope.view();
+    project.weight = some_heads(call.weights->wq, q_head, q_heads);
+    project.rope = pass.gate_rope;
     project.gate = gate_q;
-    stage(exec, 1, [&](Exec &e) { fns.project(device, e, project); });
+    stage(exec, unit, [&](Exec &e) { fns.project(device, e, project); });
     project.side = Side::k;
     project.pooled = at<float>(plan.pooled_k);
-    project.pooled_heads = config.kv_heads;
-    project.gate_heads = config.k_weight_heads();
+    project.pooled_heads = kv_heads;
+    project.gate_heads = k_weight_heads;
     project.in = head_dim * pool_count(config.k_pool);
-    project.weight = call.weights->wk;
+    project.weight = some_heads(call.weights->wk, config.single() ? q_head : kv_head, k_weight_heads);
     project.gate = gate_k;
-    stage(exec, 1, [&](Exec &e) { fns.project(device, e, project); });
+    stage(exec, unit, [&](Exec &e) { fns.project(device, e, project); });
 
-    GateVectors vectors{.q = gate_q, .k = gate_k, .q_heads = config.q_heads, .k_heads = config.k_weight_heads()};
+    GateVectors vectors{.q = gate_q, .k = gate_k, .q_heads = q_heads, .k_heads = k_weight_heads};
     vectors.dim = config.gate_dim;
     vectors.scale = 1.0 / std::sqrt(double(config.gate_dim));
     if (call.scores.data) {
-      const ScoreArgs score{.sequences = sequences,
+      const ScoreArgs score{.sequences = pass.sequences,
                             .block = block,
                             .gate = vectors,
                             .softmax = !call.scores_are_logits,
-                            .scores = call.scores,
+                            .scores = some_heads(call.scores, q_head),
                             .cols = call.scores_cols};
-      stage(exec, 1, [&](Exec &e) { fns.score(device, e, score); });
+      stage(exec, unit, [&](Exec &e) { fns.score(device, e, score); });
     }
-    if (mask) {
-      SelectArgs select{.sequences = sequences, .block = block, .q_heads = config.q_heads, .gate = vectors};
+    if (pass.mask) {
+      SelectArgs select{.sequences = pass.sequences, .block = block, .q_heads = q_heads, .gate = vectors};
       select.rule = call.rule;
-      select.mask = *mask;
+      select.mask = some_heads(*pass.mask, q_head);
       select.mask_row_words = plan.mask_row_words;
       select.stats = at<SelectStats>(plan.stats);
       select.scratch = at<void>(plan.scratch);
-      stage(exec, uint64_t(total_q_blocks(sequences, block) * config.q_heads),
+      stage(exec, uint64_t(total_q_blocks(pass.sequences, block) * q_heads),
             [&](Exec &e) { fns.select(device, e, select); });
     }
   }
@@ -449,7 +505,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   const bool want_mask = call.mask.words || call.mask_bytes.bytes;
   Problem problem = gate_problem(call);
   problem.sequences = sequences;
-  if (want_mask) problem.scratch = select_scratch(impl.device, sequences, call);
+  if (want_mask) problem.scratch = select_scratch(impl.device, problem, call.rule);
   const Plan plan = impl.prepare(problem, stats);
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
   timed.mark(Mark::gate_begin);

@@ -29,8 +29,13 @@ struct Plan {
   Region pooled_q, pooled_k, gate_q, gate_k, mask, rotated_q, rotated_k, scratch, stats;
   int64_t q_rows = 0, k_rows = 0, k_pool_rows = 0;  // over all sequences
   int64_t mask_row_words = 0, max_q_blocks = 0, max_k_blocks = 0;
+  int64_t pass_kv_heads = 0;  // KV heads, with their query heads, whose gate is computed at a time
   uint64_t workspace_bytes = 0;
 };
+
+// Plan::pass_kv_heads of a problem with a gate: all of them, unless limits.gate_bytes says otherwise. Gate K in a cache
+// is written whole.
+int64_t pass_kv_heads(const Problem &problem, const DeviceLimits &limits);
 
 Plan make_plan(const Problem &problem, const DeviceLimits &limits);
 

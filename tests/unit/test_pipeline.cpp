@@ -149,6 +149,30 @@ TEST_CASE("pipeline: rotating inside attend equals rotated copies made by pool")
   CHECK(x.stats.select.blocks_kept > 0);
 }
 
+TEST_CASE("pipeline: a gate computed in passes over the heads equals one computed at once") {
+  CopyingDevice whole(false), passes(false);
+  passes.device->limits.gate_bytes = 1;  // a pass for each KV head
+  Pipeline one(*whole.device), many(*passes.device);
+  Model model(3);
+  Tokens q(200, kHeads, 4), k(230, kKvHeads, 5), v(230, kKvHeads, 6);
+  uint64_t done = 0, total = 0;
+  Exec exec;
+  exec.step = [&](uint64_t n) { done += n; };
+  const Result a = prefill(one, model, q, k, v, {sequence(200, 200)}, threshold(0.2, 1));
+  const Result b = prefill(many, model, q, k, v, {sequence(200, 200)}, threshold(0.2, 1), {}, 0, nullptr, &exec);
+  CHECK(a.out == b.out);
+  CHECK(a.mask == b.mask);
+  CHECK(a.stats.select.blocks_kept == b.stats.select.blocks_kept);
+  CHECK(a.stats.select.blocks_causal == b.stats.select.blocks_causal);
+  CHECK(b.stats.workspace_bytes < a.stats.workspace_bytes);
+  GateCall gate;
+  gate.config = &model.config;
+  gate.q.heads = kHeads;
+  gate.sequences = {sequence(200, 200)};
+  total = Pipeline::prefill_units(gate, {});
+  CHECK(done == total);
+}
+
 TEST_CASE("pipeline: packed sequences equal each alone, for length-dependent RoPE too") {
   Model model(5);
   RopeConfig dynamic;
