@@ -130,13 +130,14 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   const CUtensorMap q = encode_map(device, args.q, work.q_tokens, work.batches);
   const CUtensorMap k = encode_map(device, args.k, work.k_tokens, work.batches);
   const CUtensorMap v = encode_map(device, args.v, work.k_tokens, work.batches);
-  const Kernel &kernel = device.kernel(
-      "attend_sm90", std::string("attend_") + dtype_name(args.q.dtype) + "_" + std::to_string(args.q.dim));
+  const std::string name = std::string("attend_") + dtype_name(args.q.dtype) + "_" + std::to_string(args.q.dim);
+  const Kernel &kernel = device.kernel("attend_sm90", name);
+  const auto fixed = uint64_t(device.gpu->constant("attend_sm90", name + "_shared"));
   const uint64_t lists = 4 * (2 * (kRowGroups + 1) * uint64_t(p.list_words) + 1);
   recorder.launch(kernel,
                   {.blocks = uint64_t(std::min<int64_t>(device.caps.multiprocessors, work.items)),
                    .threads = kThreads,
-                   .shared = uint64_t(kernel.shared) + lists},
+                   .shared = fixed + lists},
                   q, k, v, p);
 }
 

@@ -5,6 +5,13 @@
 
 namespace seer::cuda {
 
+namespace {
+
+// With the mask, 64 MB of workspace beside the rotated copies for 32 query heads and 128k tokens.
+constexpr int64_t kGateBytes = int64_t{40} << 20;
+
+}  // namespace
+
 bool is_sticky(CUresult result) {
   switch (result) {
     case CUDA_ERROR_ECC_UNCORRECTABLE:
@@ -71,11 +78,13 @@ CUmodule Gpu::module(const char *image) {
   fail(Status::unsupported, "kernel module %s is not part of this build", image);
 }
 
-// The value of a module's `int`, or 0 if it has none of that name.
-int32_t Gpu::constant(CUmodule module, const std::string &name) {
+int32_t Gpu::constant(const char *image, const std::string &name) {
+  std::lock_guard lock(mutex_);
+  auto key = std::make_pair(std::string(image), name);
+  if (const auto found = constants_.find(key); found != constants_.end()) return found->second;
   CUdeviceptr at = 0;
   size_t size = 0;
-  if (fn.cuModuleGetGlobal(&at, &size, module, name.c_str()) != CUDA_SUCCESS) return 0;
+  check(fn.cuModuleGetGlobal(&at, &size, module(image), name.c_str()), name.c_str());
   int32_t value = 0;
   SEER_REQUIRE(size == sizeof value, Status::internal, "%s has %zu bytes", name.c_str(), size);
   CUstream aside = nullptr;  // not the legacy default stream, which a capture elsewhere may forbid
@@ -84,6 +93,7 @@ int32_t Gpu::constant(CUmodule module, const std::string &name) {
   if (result == CUDA_SUCCESS) result = fn.cuStreamSynchronize(aside);
   fn.cuStreamDestroy(aside);
   check(result, "cuMemcpyDtoHAsync");
+  constants_.emplace(std::move(key), value);
   return value;
 }
 
@@ -97,7 +107,6 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   const CUresult result = fn.cuModuleGetFunction(&kernel.function, in, name.c_str());
   SEER_REQUIRE(result != CUDA_ERROR_NOT_FOUND, Status::unsupported, "module %s has no kernel %s", image, name.c_str());
   check(result, name.c_str());
-  kernel.shared = constant(in, name + "_shared");
   int32_t fixed = 0;
   check(fn.cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function), "cuFuncGetAttribute");
   kernel.max_shared = caps.max_shared - fixed;
@@ -123,6 +132,7 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   log = params.log;
   info = describe(caps);
   limits.alignment = 256;
+  limits.gate_bytes = kGateBytes;
   recorder = std::make_unique<Recorder>(*this);
   rope = std::make_unique<RopeTables>(*this);
   CUdeviceptr words = 0;

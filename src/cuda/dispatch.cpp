@@ -82,6 +82,7 @@ Recorder::~Recorder() {
 }
 
 void Recorder::destroy(Call &call) noexcept {
+  for (const Memory &memory : call.to_free) free_now(device_, memory);
   for (CUevent event : call.events) fn_.cuEventDestroy(event);
   for (const Staging &s : call.staging) {
     fn_.cuMemFreeHost(s.host);
@@ -148,12 +149,16 @@ void Recorder::open(CUstream stream, bool implicit) {
 }
 
 void Recorder::begin(const Exec &exec) {
-  // What a stage has opened, and a call that failed before it could end it, ends here.
-  if (call_ && call_->implicit) end(nullptr);
+  if (call_ && call_->implicit) end(nullptr);  // a stage has opened it
   open(exec.caller_stream ? static_cast<CUstream>(exec.stream) : own_, false);
   if (call_->captured) return;
-  call_->measured = true;
-  call_->first = event(*call_);
+  try {
+    call_->measured = true;
+    call_->first = event(*call_);
+  } catch (...) {
+    abandon();
+    throw;
+  }
 }
 
 void Recorder::stage(const Exec &exec) {
@@ -164,6 +169,14 @@ void Recorder::mark(Mark mark) {
   if (!call_ || call_->captured) return;
   const CUevent made = event(*call_);
   call_->marks.emplace_back(mark, made);
+}
+
+void Recorder::abandon() noexcept {
+  const std::unique_ptr<Call> call = std::move(call_);
+  stream_ = own_;
+  thread_ = std::thread::id();
+  if (!call->captured) fn_.cuStreamSynchronize(call->stream);  // its memory may be in use
+  destroy(*call);
 }
 
 std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
@@ -191,7 +204,9 @@ std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
     chained_ = true;
     last_stream_ = c.stream;
   } catch (...) {
-    if (!c.last) fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
+    fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
+    c.last = nullptr;
+    c.measured = c.has_stats = false;
     throw;
   }
   return pending;

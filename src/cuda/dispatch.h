@@ -32,8 +32,7 @@ struct CudaDevice;
 struct Kernel {
   CUfunction function = nullptr;
   std::string name;
-  int32_t shared = 0;      // the value of the module's `int NAME_shared`, if it has one: bytes the kernel asks for
-  int32_t max_shared = 0;  // dynamic shared memory that the device gives it
+  int32_t max_shared = 0;  // dynamic shared memory that the device gives it, bytes
 };
 
 struct Launch {
@@ -115,6 +114,7 @@ private:
 
   std::unique_ptr<Call> take_call();
   void open(CUstream stream, bool implicit);
+  void abandon() noexcept;  // the open call, which could not even begin
   CUevent event(Call &call);
   Staging &room(uint64_t bytes);  // in the open call, for that much more
   void launch_pointers(const Kernel &kernel, const Launch &launch, void **params);

@@ -63,7 +63,9 @@ uint64_t reachable(const CudaDevice &device, const void *address, uint64_t wante
                                    CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
                                    CU_POINTER_ATTRIBUTE_RANGE_SIZE};
     void *values[] = {&type, &managed, &ordinal, &start, &size};
-    if (device.fn.cuPointerGetAttributes(5, names, values, at) != CUDA_SUCCESS) break;
+    const CUresult result = device.fn.cuPointerGetAttributes(5, names, values, at);
+    if (is_sticky(result)) device.gpu->check(result, "cuPointerGetAttributes");
+    if (result != CUDA_SUCCESS) break;
     const bool usable = (managed & 0xff) != 0 || (type == CU_MEMORYTYPE_DEVICE && ordinal == device.caps.ordinal);
     if (!usable || size == 0 || at < start || at - start >= size) break;
     found += size - (at - start);

@@ -1,0 +1,536 @@
+#include "fake_driver.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "cuda/driver.h"
+
+using namespace seer::cuda;
+
+namespace {
+
+constexpr int kSharedBase = 213000;  // attend_*_shared
+
+struct Op {
+  std::function<void()> run;  // null: a record of `event`, or a wait for it
+  struct Event *record = nullptr;
+  struct Event *wait = nullptr;
+  uint64_t version = 0;
+};
+
+struct Stream {
+  std::deque<Op> ops;
+  bool capturing = false;
+};
+
+struct Event {
+  Stream *stream = nullptr;  // of the last record
+  uint64_t recorded = 0, done = 0;
+};
+
+struct Function {
+  std::string name;
+};
+struct Module {
+  std::map<std::string, std::unique_ptr<Function>> functions;
+  int shared = kSharedBase;
+};
+
+struct Failure {
+  std::string function;
+  int left = 0;
+  int error = 0;
+  bool sticky = false;
+};
+
+class Driver : public fake::Control {
+public:
+  std::recursive_mutex mutex;
+  std::vector<Failure> failures;
+  int sticky = 0;
+  std::map<std::string, uint64_t> called;
+  std::vector<fake::Launch> launched;
+  std::vector<fake::Map> mapped;
+  std::vector<std::string> wrong;
+  std::map<uintptr_t, uint64_t> device, pinned;
+  std::set<Stream *> streams{};
+  std::set<Event *> events;
+  std::set<Module *> modules;
+  int64_t contexts = 0, peak = 0, limit = INT64_MAX;
+  uint64_t waited = 0;
+  int sm = 90;
+  Stream legacy;
+
+  // 0, or what this call is to give.
+  CUresult enter(const char *name) {
+    ++called[name];
+    ++called[""];
+    if (sticky) return CUresult(sticky);
+    for (Failure &f : failures) {
+      if (!f.function.empty() && f.function != name) continue;
+      if (f.left <= 0 || --f.left > 0) continue;
+      if (f.sticky) sticky = f.error;
+      return CUresult(f.error);
+    }
+    return CUDA_SUCCESS;
+  }
+
+  static bool within(const std::map<uintptr_t, uint64_t> &blocks, uintptr_t at, uint64_t bytes) {
+    auto after = blocks.upper_bound(at);
+    if (after == blocks.begin()) return false;
+    const auto &[start, size] = *--after;
+    return at - start <= size && bytes <= size - (at - start);
+  }
+  void expect(bool ok, const std::string &what) {
+    if (!ok) wrong.push_back(what);
+  }
+  Stream &of(CUstream stream) {
+    if (!stream) return legacy;
+    auto *s = reinterpret_cast<Stream *>(stream);
+    expect(streams.count(s), "a stream that is not there");
+    return *s;
+  }
+
+  void add(Stream &stream, Op op) { stream.ops.push_back(std::move(op)); }
+  bool step(Stream &stream) {
+    if (stream.ops.empty()) return false;
+    Op op = std::move(stream.ops.front());
+    stream.ops.pop_front();
+    if (op.run) op.run();
+    if (op.record) op.record->done = std::max(op.record->done, op.version);
+    if (op.wait) run_to(*op.wait, op.version);
+    return true;
+  }
+  void run_to(Event &event, uint64_t version) {
+    while (event.done < version && event.stream && step(*event.stream)) {
+    }
+  }
+  void run(Stream &stream) {
+    while (step(stream)) {
+    }
+  }
+  void no_capture(const Stream &stream, const char *what) {
+    expect(!stream.capturing, std::string(what) + " on a stream that is captured");
+  }
+
+  void reset() override {
+    std::lock_guard lock(mutex);
+    failures.clear();
+    sticky = 0;
+    called.clear();
+    launched.clear();
+    mapped.clear();
+    wrong.clear();
+    waited = 0;
+    limit = INT64_MAX;
+    sm = 90;
+  }
+  void fail(const std::string &function, int nth, int error, bool is_sticky) override {
+    std::lock_guard lock(mutex);
+    failures.push_back({function, nth, error, is_sticky});
+  }
+  uint64_t calls(const std::string &function) const override {
+    const auto found = called.find(function);
+    return found == called.end() ? 0 : found->second;
+  }
+  std::vector<fake::Launch> launches() const override { return launched; }
+  std::vector<fake::Map> maps() const override { return mapped; }
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const auto &[at, size] : device) sum += int64_t(size);
+    return sum;
+  }
+  fake::Counts counts() const override {
+    return {int64_t(device.size()),
+            int64_t(pinned.size()),
+            int64_t(streams.size()),
+            int64_t(events.size()),
+            int64_t(modules.size()),
+            contexts,
+            bytes(),
+            peak};
+  }
+  std::vector<std::string> violations() const override { return wrong; }
+  void *make_stream() override {
+    std::lock_guard lock(mutex);
+    auto *s = new Stream;
+    streams.insert(s);
+    return s;
+  }
+  void destroy_stream(void *stream) override {
+    std::lock_guard lock(mutex);
+    auto *s = static_cast<Stream *>(stream);
+    run(*s);
+    streams.erase(s);
+    delete s;
+  }
+  void capture(void *stream, bool on) override { static_cast<Stream *>(stream)->capturing = on; }
+  void *allocate(uint64_t size) override {
+    std::lock_guard lock(mutex);
+    void *made = std::aligned_alloc(256, (size + 255) / 256 * 256);
+    device[reinterpret_cast<uintptr_t>(made)] = size;
+    peak = std::max(peak, bytes());
+    return made;
+  }
+  void release(void *memory) override {
+    std::lock_guard lock(mutex);
+    run_all();
+    expect(device.erase(reinterpret_cast<uintptr_t>(memory)) == 1, "memory freed that is not there");
+    std::free(memory);
+  }
+  void run_all() override {
+    std::lock_guard lock(mutex);
+    run(legacy);
+    for (Stream *s : streams) run(*s);
+  }
+  uint64_t waits() const override { return waited; }
+  void limit_memory(int64_t size) override { limit = size; }
+  void chip(int which) override { sm = which; }
+};
+
+Driver &d() {
+  static auto *driver = new Driver;  // never destroyed: the library under test ends later
+  return *driver;
+}
+
+template <class T>
+std::vector<T> copy_of(const T *values, int n) {
+  return values ? std::vector<T>(values, values + n) : std::vector<T>();
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define ENTER(name)                \
+  std::lock_guard lock(d().mutex); \
+  if (const CUresult r = d().enter(name); r != CUDA_SUCCESS) return r
+
+// What gives something back does so even if it says that something is wrong, and is not chosen to fail.
+#define ENTER_FREE(name)           \
+  std::lock_guard lock(d().mutex); \
+  ++d().called[name]
+
+EXPORT fake::Control *fake_cuda_control() { return &d(); }
+
+EXPORT CUresult cuInit(unsigned) {
+  ENTER("cuInit");
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDriverGetVersion(int *version) {
+  *version = 13000;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGetErrorName(CUresult error, const char **text) {
+  *text = error == CUDA_ERROR_ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_OF_THE_FAKE";
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGetErrorString(CUresult, const char **text) {
+  *text = "as the test wanted";
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetCount(int *count) {
+  *count = 1;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
+  *device = ordinal;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetName(char *name, int bytes, CUdevice) {
+  std::strncpy(name, "Fake GPU", size_t(bytes));
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice) {
+  std::memset(uuid, 7, sizeof *uuid);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice) {
+  *bytes = size_t{80} << 30;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute what, CUdevice) {
+  switch (what) {
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = d().sm / 10; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = d().sm % 10; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = 232448; break;
+  }
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice) {
+  ENTER("cuDevicePrimaryCtxRetain");
+  ++d().contexts;
+  *context = reinterpret_cast<CUcontext>(&d());
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
+  std::lock_guard lock(d().mutex);
+  --d().contexts;
+  return CUDA_SUCCESS;
+}
+
+thread_local int depth = 0;  // of contexts pushed on this thread
+EXPORT CUresult cuCtxPushCurrent_v2(CUcontext) {
+  ++depth;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxPopCurrent_v2(CUcontext *) {
+  --depth;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *) { return CUDA_SUCCESS; }
+
+EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *made, size_t bytes) {
+  ENTER("cuMemAlloc");
+  d().expect(depth > 0, "cuMemAlloc without a context");
+  if (d().bytes() + int64_t(bytes) > d().limit) return CUDA_ERROR_OUT_OF_MEMORY;
+  void *memory = d().allocate(bytes);
+  std::memset(memory, 0xa5, bytes);
+  *made = reinterpret_cast<CUdeviceptr>(memory);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemFree_v2(CUdeviceptr memory) {
+  ENTER_FREE("cuMemFree");
+  ++d().waited;  // as the real one does
+  d().release(reinterpret_cast<void *>(memory));
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemHostAlloc(void **made, size_t bytes, unsigned) {
+  ENTER("cuMemHostAlloc");
+  *made = std::malloc(bytes);
+  std::memset(*made, 0x5a, bytes);
+  d().pinned[reinterpret_cast<uintptr_t>(*made)] = bytes;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemFreeHost(void *memory) {
+  ENTER_FREE("cuMemFreeHost");
+  d().run_all();
+  d().expect(d().pinned.erase(reinterpret_cast<uintptr_t>(memory)) == 1, "pinned memory freed that is not there");
+  std::free(memory);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dst, const void *src, size_t bytes, CUstream on) {
+  ENTER("cuMemcpyHtoDAsync");
+  Stream &stream = d().of(on);
+  d().no_capture(stream, "a copy from host memory");
+  const auto check = [dst, bytes] { d().expect(Driver::within(d().device, dst, bytes), "a copy to freed memory"); };
+  check();
+  if (Driver::within(d().pinned, reinterpret_cast<uintptr_t>(src), bytes)) {
+    d().add(stream, {[=] {
+              check();
+              if (Driver::within(d().pinned, reinterpret_cast<uintptr_t>(src), bytes))
+                std::memcpy(reinterpret_cast<void *>(dst), src, bytes);
+              else
+                d().expect(false, "a copy from pinned memory that was freed");
+            }});
+  } else {
+    auto kept =
+        std::make_shared<std::vector<char>>(static_cast<const char *>(src), static_cast<const char *>(src) + bytes);
+    d().add(stream, {[=] {
+              check();
+              std::memcpy(reinterpret_cast<void *>(dst), kept->data(), bytes);
+            }});
+  }
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemcpyDtoHAsync_v2(void *dst, CUdeviceptr src, size_t bytes, CUstream on) {
+  ENTER("cuMemcpyDtoHAsync");
+  Stream &stream = d().of(on);
+  d().no_capture(stream, "a copy to host memory");
+  const bool global = !Driver::within(d().device, src, bytes);  // a module's variable
+  d().add(stream, {[=] {
+            d().expect(global || Driver::within(d().device, src, bytes), "a copy from freed memory");
+            std::memcpy(dst, reinterpret_cast<const void *>(src), bytes);
+          }});
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemsetD8Async(CUdeviceptr dst, unsigned char value, size_t bytes, CUstream on) {
+  ENTER("cuMemsetD8Async");
+  d().add(d().of(on), {[=] {
+            d().expect(Driver::within(d().device, dst, bytes), "freed memory set");
+            if (Driver::within(d().device, dst, bytes)) std::memset(reinterpret_cast<void *>(dst), value, bytes);
+          }});
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *names, void **values, CUdeviceptr at) {
+  ENTER("cuPointerGetAttributes");
+  auto after = d().device.upper_bound(at);
+  uint64_t start = 0, size = 0;
+  if (after != d().device.begin()) {
+    --after;
+    if (at - after->first < after->second) start = after->first, size = after->second;
+  }
+  for (unsigned i = 0; i < count; ++i) switch (names[i]) {
+      case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *static_cast<unsigned *>(values[i]) = size ? 2 : 0; break;
+      case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned *>(values[i]) = 0; break;
+      case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int *>(values[i]) = size ? 0 : -2; break;
+      case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *static_cast<CUdeviceptr *>(values[i]) = start; break;
+      case CU_POINTER_ATTRIBUTE_RANGE_SIZE: *static_cast<size_t *>(values[i]) = size; break;
+    }
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamCreate(CUstream *made, unsigned) {
+  ENTER("cuStreamCreate");
+  *made = reinterpret_cast<CUstream>(d().make_stream());
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
+  ENTER_FREE("cuStreamDestroy");
+  d().destroy_stream(stream);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamSynchronize(CUstream on) {
+  ENTER("cuStreamSynchronize");
+  Stream &stream = d().of(on);
+  d().no_capture(stream, "a wait");
+  ++d().waited;
+  d().run(stream);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamWaitEvent(CUstream on, CUevent event, unsigned) {
+  ENTER("cuStreamWaitEvent");
+  auto *e = reinterpret_cast<Event *>(event);
+  d().no_capture(d().of(on), "a wait for an event from outside");
+  d().expect(d().events.count(e), "an event that is not there");
+  d().add(d().of(on), {.run = nullptr, .record = nullptr, .wait = e, .version = e->recorded});
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamIsCapturing(CUstream on, CUstreamCaptureStatus *status) {
+  ENTER("cuStreamIsCapturing");
+  *status = d().of(on).capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventCreate(CUevent *made, unsigned) {
+  ENTER("cuEventCreate");
+  auto *e = new Event;
+  d().events.insert(e);
+  *made = reinterpret_cast<CUevent>(e);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventDestroy_v2(CUevent event) {
+  ENTER_FREE("cuEventDestroy");
+  d().run_all();
+  auto *e = reinterpret_cast<Event *>(event);
+  d().expect(d().events.erase(e) == 1, "an event destroyed that is not there");
+  delete e;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventRecord(CUevent event, CUstream on) {
+  ENTER("cuEventRecord");
+  auto *e = reinterpret_cast<Event *>(event);
+  Stream &stream = d().of(on);
+  d().no_capture(stream, "an event of the library's own");
+  if (e->stream && e->stream != &stream) d().run_to(*e, e->recorded);
+  e->stream = &stream;
+  d().add(stream, {.run = nullptr, .record = e, .wait = nullptr, .version = ++e->recorded});
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventQuery(CUevent event) {
+  ENTER("cuEventQuery");
+  auto *e = reinterpret_cast<Event *>(event);
+  if (e->done < e->recorded && e->stream) d().step(*e->stream);  // work goes on while somebody looks
+  return e->done < e->recorded ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventSynchronize(CUevent event) {
+  ENTER("cuEventSynchronize");
+  ++d().waited;
+  auto *e = reinterpret_cast<Event *>(event);
+  d().run_to(*e, e->recorded);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventElapsedTime(float *ms, CUevent, CUevent) {
+  ENTER("cuEventElapsedTime");
+  *ms = 0.5f;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuModuleLoadData(CUmodule *made, const void *) {
+  ENTER("cuModuleLoadData");
+  auto *m = new Module;
+  d().modules.insert(m);
+  *made = reinterpret_cast<CUmodule>(m);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuModuleUnload(CUmodule module) {
+  ENTER_FREE("cuModuleUnload");
+  auto *m = reinterpret_cast<Module *>(module);
+  d().expect(d().modules.erase(m) == 1, "a module unloaded that is not there");
+  delete m;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuModuleGetFunction(CUfunction *made, CUmodule module, const char *name) {
+  ENTER("cuModuleGetFunction");
+  auto &f = reinterpret_cast<Module *>(module)->functions[name];
+  f = std::make_unique<Function>(Function{name});
+  *made = reinterpret_cast<CUfunction>(f.get());
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr *at, size_t *bytes, CUmodule module, const char *name) {
+  ENTER("cuModuleGetGlobal");
+  if (std::strncmp(name, "attend_", 7) != 0) return CUDA_ERROR_NOT_FOUND;
+  *at = reinterpret_cast<CUdeviceptr>(&reinterpret_cast<Module *>(module)->shared);
+  *bytes = sizeof(int);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuFuncGetAttribute(int *value, CUfunction_attribute, CUfunction) {
+  ENTER("cuFuncGetAttribute");
+  *value = 0;
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
+  ENTER("cuFuncSetAttribute");
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, uint32_t, void *address,
+                                       const uint64_t *extent, const uint64_t *stride, const uint32_t *box,
+                                       const uint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                       CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  ENTER("cuTensorMapEncodeTiled");
+  if (reinterpret_cast<uintptr_t>(map) % 64 != 0 || reinterpret_cast<uintptr_t>(address) % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  fake::Map m;
+  m.type = type;
+  m.address = address;
+  std::memcpy(m.extent, extent, sizeof m.extent);
+  std::memcpy(m.stride, stride, sizeof m.stride);
+  std::memcpy(m.box, box, sizeof m.box);
+  for (uint64_t s : m.stride)
+    if (s % 16 != 0 || s >= uint64_t{1} << 40) return CUDA_ERROR_INVALID_VALUE;
+  for (uint64_t e : m.extent)
+    if (e == 0 || e > uint64_t{1} << 32) return CUDA_ERROR_INVALID_VALUE;
+  d().mapped.push_back(m);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **) {
+  ENTER("cuLaunchKernelEx");
+  d().expect(depth > 0, "a launch without a context");
+  fake::Launch l;
+  l.kernel = reinterpret_cast<Function *>(function)->name;
+  l.stream = config->hStream;
+  l.grid[0] = config->gridDimX, l.grid[1] = config->gridDimY, l.grid[2] = config->gridDimZ;
+  l.threads = config->blockDimX;
+  l.shared = config->sharedMemBytes;
+  Stream &stream = d().of(config->hStream);
+  l.captured = stream.capturing;
+  if (l.kernel.rfind("attend_bf16", 0) == 0 || l.kernel.rfind("attend_f16", 0) == 0)
+    std::memcpy(&l.attend, params[3], sizeof l.attend);
+  if (l.kernel.rfind("pool_", 0) == 0) std::memcpy(&l.pool, params[0], sizeof l.pool);
+  const size_t index = d().launched.size();
+  d().launched.push_back(l);
+  // What the kernel would read, at the time it would.
+  d().add(stream, {[index, l] {
+            if (index >= d().launched.size()) return;  // reset in between
+            fake::Launch &at = d().launched[index];
+            at.attend_sequences = copy_of(l.attend.sequence, l.attend.sequences);
+            at.pool_sequences = copy_of(l.pool.sequence, l.pool.sequences);
+          }});
+  return CUDA_SUCCESS;
+}

@@ -1,0 +1,510 @@
+// The CUDA host on a driver without a GPU: what it launches, on which stream, what it keeps and gives back, and what
+// becomes of the driver's errors. What kernels compute is checked by tests/check on a real one.
+#include <doctest/doctest.h>
+#include <seerattn/seerattn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <numeric>
+
+#include "backend.h"
+#include "cuda/device.h"
+#include "cuda/kernels.h"
+#include "fake.h"
+
+using namespace seer;
+
+namespace {
+
+constexpr int kIllegalAddress = 700, kOutOfMemory = 2, kInvalidValue = 1;
+
+struct Release {
+  void operator()(seer_context *c) const { seer_context_release(c); }
+};
+using ContextHandle = std::unique_ptr<seer_context, Release>;
+
+ContextHandle make_context(const seer_allocator *allocator = nullptr) {
+  seer_context_params params = SEER_INIT(seer_context_params);
+  params.backend = SEER_BACKEND_CUDA;
+  params.allocator = allocator;
+  seer_context *made = nullptr;
+  REQUIRE_MESSAGE(seer_context_create(&params, &made) == SEER_OK, seer_last_error());
+  return ContextHandle(made);
+}
+
+seer_tensor tensor(void *data, uint64_t size, seer_dtype dtype, std::initializer_list<int64_t> shape) {
+  seer_tensor t{};
+  t.mem = SEER_MEM_CUDA;
+  t.dtype = dtype;
+  t.ndim = int32_t(shape.size());
+  t.data = data;
+  t.size = size;
+  std::copy(shape.begin(), shape.end(), t.shape);
+  return t;
+}
+
+// Attention over tensors in the fake's memory.
+struct Attention {
+  int64_t batch, queries, keys, heads, kv_heads, dim;
+  fake::Memory q, k, v, out, lse, mask;
+  seer_attention_desc desc = SEER_INIT(seer_attention_desc);
+
+  explicit Attention(int64_t b = 1, int64_t s = 200, int64_t l = 200, int64_t h = 4, int64_t hkv = 2, int64_t d = 128)
+      : batch(b),
+        queries(s),
+        keys(l),
+        heads(h),
+        kv_heads(hkv),
+        dim(d),
+        q(uint64_t(b * s * h * d * 2)),
+        k(uint64_t(b * l * hkv * d * 2)),
+        v(k.size),
+        out(q.size),
+        lse(uint64_t(b * h * s * 4)),
+        mask(uint64_t(b * h * ((s + 63) / 64) * ((l + 2047) / 2048) * 4)) {
+    desc.q = tensor(q.address, 0, SEER_BF16, {b, s, h, d});
+    desc.k = tensor(k.address, 0, SEER_BF16, {b, l, hkv, d});
+    desc.v = tensor(v.address, 0, SEER_BF16, {b, l, hkv, d});
+    desc.out = tensor(out.address, 0, SEER_BF16, {b, s, h, d});
+    desc.lse = tensor(lse.address, 0, SEER_F32, {b, h, s});
+    desc.mask = tensor(mask.address, 0, SEER_B32, {b, h, (s + 63) / 64, (l + 2047) / 2048});
+  }
+};
+
+// Rotation by the library, so that calls have a workspace, pool and tables.
+void rotate(seer_attention_desc &desc, double theta = 10000) {
+  desc.rope.kind = SEER_ROPE_THETA;
+  desc.rope.theta = theta;
+}
+
+seer_status run(const ContextHandle &context, const seer_attention_desc &desc, void *const *stream = nullptr,
+                seer_ticket *ticket = nullptr, uint32_t flags = 0) {
+  seer_submit submit = SEER_INIT(seer_submit);
+  submit.flags = flags;
+  if (stream) {
+    submit.flags |= SEER_SUBMIT_USE_STREAM;
+    submit.cuda_stream = *stream;
+  } else {
+    submit.flags |= SEER_SUBMIT_BLOCKING;
+  }
+  return seer_attention(context.get(), &desc, &submit, ticket);
+}
+
+std::vector<fake::Launch> launches(const char *prefix) {
+  std::vector<fake::Launch> found;
+  for (const fake::Launch &l : fake::control().launches())
+    if (l.kernel.rfind(prefix, 0) == 0) found.push_back(l);
+  return found;
+}
+
+// Nothing that a real driver would not bear, in any test.
+struct Clean {
+  Clean() { fake::control().reset(); }
+  ~Clean() {
+    fake::control().run_all();
+    for (const std::string &what : fake::control().violations()) FAIL_CHECK(what);
+    fake::control().reset();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("devices are listed without a context") {
+  const Clean clean;
+  const fake::Counts before = fake::control().counts();
+  int32_t count = 0;
+  REQUIRE(seer_device_count(SEER_BACKEND_CUDA, &count) == SEER_OK);
+  CHECK(count == 1);
+  seer_device_info info = SEER_INIT(seer_device_info);
+  REQUIRE(seer_device_get(SEER_BACKEND_CUDA, 0, &info) == SEER_OK);
+  CHECK(std::string(info.name) == "Fake GPU");
+  CHECK(info.vendor_id == 0x10de);
+  CHECK(fake::control().counts() == before);
+  fake::control().chip(75);
+  REQUIRE(seer_device_get(SEER_BACKEND_CUDA, 0, &info) == SEER_OK);
+  CHECK(std::string(info.detail).find("cannot be used: compute capability is 7.5") != std::string::npos);
+  seer_context_params params = SEER_INIT(seer_context_params);
+  params.backend = SEER_BACKEND_CUDA;
+  seer_context *made = nullptr;
+  CHECK(seer_context_create(&params, &made) == SEER_ERROR_UNSUPPORTED);
+}
+
+TEST_CASE("attend: what the Hopper kernel is given") {
+  const Clean clean;
+  const auto context = make_context();
+  Attention a(2, 200, 392, 8, 2, 128);
+  a.desc.softmax_scale = 0.25;
+  REQUIRE_MESSAGE(run(context, a.desc) == SEER_OK, seer_last_error());
+  const auto all = launches("attend_");
+  REQUIRE(all.size() == 1);
+  const fake::Launch &l = all[0];
+  CHECK(l.kernel == "attend_bf16_128");
+  // 4 row groups of a head in items of 3: 2 items; 8 heads, 2 sequences.
+  CHECK(l.attend.items == 32);
+  CHECK(l.grid[0] == 32);
+  CHECK(l.threads == 512);
+  CHECK(l.attend.list_words == 1);  // 7 blocks of keys
+  CHECK(l.shared == 213000 + 4 * (8 * 1 + 1));
+  CHECK(l.attend.section == 2);
+  CHECK(l.attend.heads == 8);
+  CHECK(l.attend.group == 4);
+  CHECK(l.attend.heads_first == 0);
+  CHECK(l.attend.scale_log2 == doctest::Approx(0.25 * 1.4426950408889634));
+  CHECK(l.attend.mask == a.mask.address);
+  CHECK(l.attend.mask_shift == 0);
+  CHECK(l.attend.mask_row == 1);
+  CHECK(l.attend.mask_head == 4);
+  CHECK(l.attend.mask_batch == 32);
+  CHECK(l.attend.out == a.out.address);
+  CHECK(l.attend.out_token == 8 * 128);
+  CHECK(l.attend.lse == a.lse.address);
+  CHECK(l.attend.lse_head == 200);
+  REQUIRE(l.attend_sequences.size() == 2);
+  CHECK(l.attend_sequences[1].batch == 1);
+  CHECK(l.attend_sequences[1].first_item == 16);
+  CHECK(l.attend_sequences[1].items == 16);
+  CHECK(l.attend_sequences[1].q_len == 200);
+  CHECK(l.attend_sequences[1].k_len == 392);
+
+  const auto maps = fake::control().maps();
+  REQUIRE(maps.size() == 3);
+  CHECK(maps[0].address == a.q.address);
+  CHECK(maps[1].address == a.k.address);
+  CHECK(maps[2].address == a.v.address);
+  CHECK(maps[1].type == 9);
+  const uint64_t extent[] = {64, 392, 2, 2, 2}, stride[] = {2 * 128 * 2, 128, 128 * 2, 392 * 2 * 128 * 2};
+  const uint32_t box[] = {64, 64, 2, 1, 1};
+  CHECK(std::equal(extent, extent + 5, maps[1].extent));
+  CHECK(std::equal(stride, stride + 4, maps[1].stride));
+  CHECK(std::equal(box, box + 5, maps[1].box));
+}
+
+TEST_CASE("attend: sections, the device's size, scales") {
+  const Clean clean;
+  const auto context = make_context();
+  Attention a(1, 40000, 40000, 8, 8, 128);
+  REQUIRE_MESSAGE(run(context, a.desc) == SEER_OK, seer_last_error());
+  Attention zero(1, 64, 64, 1, 1, 64);
+  zero.desc.softmax_scale = 1e-40;
+  zero.desc.mask = {};
+  REQUIRE_MESSAGE(run(context, zero.desc) == SEER_OK, seer_last_error());
+  const auto all = launches("attend_");
+  REQUIRE(all.size() == 2);
+  CHECK(all[0].grid[0] == 132);  // multiprocessors, not items
+  CHECK(all[0].attend.items == 8 * 209);
+  CHECK(all[0].attend.section == 1);  // K and V of a head take 20 MB
+  CHECK(all[0].attend.list_words == 20);
+  CHECK(all[1].kernel == "attend_bf16_64");
+  CHECK(all[1].attend.scale_log2 == 1e-30f);
+  CHECK(all[1].attend.mask == nullptr);
+  CHECK(all[1].attend.sequence == nullptr);
+  CHECK(all[1].attend.only.items == 1);
+}
+
+TEST_CASE("the counter is 0 before a launch and the same for calls that follow each other") {
+  const Clean clean;
+  const auto context = make_context();
+  Attention a;
+  REQUIRE(run(context, a.desc) == SEER_OK);
+  REQUIRE(run(context, a.desc) == SEER_OK);
+  const auto all = launches("attend_");
+  REQUIRE(all.size() == 2);
+  CHECK(all[0].attend.counter == all[1].attend.counter);
+  CHECK(all[0].attend.counter[0] == 0);
+  CHECK(all[0].attend.counter[1] == 0);
+}
+
+TEST_CASE("a call on the caller's stream is recorded before it returns, and waits for nothing") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  Attention a(2, 200, 200);
+  rotate(a.desc);
+  seer_ticket ticket = 0;
+  REQUIRE_MESSAGE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK, seer_last_error());
+  REQUIRE(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);
+  fake::control().reset();
+  REQUIRE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK);
+  // Before anybody waits: everything is there, on the stream.
+  const auto all = fake::control().launches();
+  CHECK(all.size() == 3);
+  for (const fake::Launch &l : all) CHECK(l.stream == stream.handle);
+  CHECK(launches("pool_").size() == 2);
+  CHECK(launches("attend_").size() == 1);
+  CHECK(fake::control().calls("cuStreamSynchronize") == 0);
+  CHECK(fake::control().calls("cuMemAlloc") == 0);
+  CHECK(fake::control().calls("cuMemFree") == 0);
+  CHECK(fake::control().calls("cuMemHostAlloc") == 0);
+  REQUIRE(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);
+  seer_stats stats = SEER_INIT(seer_stats);
+  REQUIRE(seer_ticket_stats(context.get(), ticket, &stats) == SEER_OK);
+  CHECK(stats.device_ns == 500000);  // by the fake's events
+  CHECK(stats.attend_ns == 500000);
+  CHECK(stats.workspace_bytes > 0);
+}
+
+TEST_CASE("lists of calls in flight do not share memory") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  constexpr int64_t n = 20;
+  std::vector<seer_ticket> tickets;
+  std::vector<std::unique_ptr<Attention>> calls;
+  for (int64_t i = 0; i < n; i++) {
+    calls.push_back(std::make_unique<Attention>(3, 64 + i, 64 + 2 * i));
+    tickets.emplace_back();
+    REQUIRE(run(context, calls.back()->desc, &stream.handle, &tickets.back()) == SEER_OK);
+  }
+  fake::control().run_all();
+  const auto all = launches("attend_");
+  REQUIRE(all.size() == size_t(n));
+  for (int64_t i = 0; i < n; i++) {
+    REQUIRE(all[size_t(i)].attend_sequences.size() == 3);
+    for (const auto &s : all[size_t(i)].attend_sequences) {
+      CHECK(s.q_len == 64 + i);
+      CHECK(s.k_len == 64 + 2 * i);
+    }
+  }
+  CHECK(seer_wait(context.get(), tickets.back(), UINT64_MAX) == SEER_OK);
+}
+
+TEST_CASE("calls on two streams share a workspace: the second waits for the first, on the device") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream one, two;
+  Attention a;
+  rotate(a.desc);
+  REQUIRE(run(context, a.desc, &one.handle) == SEER_OK);
+  CHECK(fake::control().calls("cuStreamWaitEvent") == 0);
+  REQUIRE(run(context, a.desc, &one.handle) == SEER_OK);
+  CHECK(fake::control().calls("cuStreamWaitEvent") == 0);
+  REQUIRE(run(context, a.desc, &two.handle) == SEER_OK);
+  CHECK(fake::control().calls("cuStreamWaitEvent") == 1);
+  REQUIRE(run(context, a.desc) == SEER_OK);  // on the context's own
+  CHECK(fake::control().calls("cuStreamWaitEvent") == 2);
+}
+
+TEST_CASE("a capture: no waits, nothing from host memory, nothing reused") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  Attention a(2, 200, 200);
+  rotate(a.desc);
+  fake::control().capture(stream.handle, true);
+  seer_ticket ticket = 0;
+  REQUIRE_MESSAGE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK, seer_last_error());
+  CHECK(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);  // there is nothing to wait for
+  fake::control().capture(stream.handle, false);
+  auto captured = launches("attend_");
+  REQUIRE(captured.size() == 1);
+  CHECK(captured[0].captured);
+  // A longer call makes the workspace and the tables grow: what the graph uses stays where it is.
+  Attention longer(2, 1000, 1000);
+  rotate(longer.desc);
+  REQUIRE(run(context, longer.desc) == SEER_OK);
+  const seer::cuda::PoolParams &pool = launches("pool_").front().pool;
+  uint64_t value = 0;
+  std::memcpy(&value, pool.coarse, sizeof value);  // the address sanitizer watches these
+  std::memcpy(&value, captured[0].attend.sequence, sizeof value);
+  std::memcpy(&value, pool.rotated, sizeof value);
+  CHECK(captured[0].attend.counter != launches("attend_").back().attend.counter);
+  fake::control().run_all();
+  captured = launches("attend_");
+  CHECK(captured[0].attend_sequences.size() == 2);
+}
+
+TEST_CASE("host tensors are copied; on the caller's stream they are refused") {
+  const Clean clean;
+  const auto context = make_context();
+  Attention a;
+  std::vector<uint16_t> host(a.q.size / 2, 0x3f80);
+  seer_attention_desc desc = a.desc;
+  desc.q.mem = SEER_MEM_HOST;
+  desc.q.data = host.data();
+  desc.q.size = a.q.size;
+  CHECK_MESSAGE(run(context, desc) == SEER_OK, seer_last_error());
+  const auto maps = fake::control().maps();
+  REQUIRE(maps.size() == 3);
+  CHECK(maps[0].address != static_cast<const void *>(host.data()));
+  const fake::Stream stream;
+  CHECK(run(context, desc, &stream.handle) == SEER_ERROR_MEMORY_KIND);
+}
+
+TEST_CASE("device pointers are asked of the driver") {
+  const Clean clean;
+  const auto context = make_context();
+  Attention a;
+  seer_attention_desc desc = a.desc;
+  desc.q.shape[1] = desc.out.shape[1] = desc.lse.shape[2] = 201;  // a token more than there is
+  desc.k.shape[1] = desc.v.shape[1] = 201;
+  CHECK(run(context, desc) == SEER_ERROR_OUT_OF_BOUNDS);
+  desc = a.desc;
+  std::vector<uint16_t> host(a.q.size / 2);
+  desc.q.data = host.data();  // host memory under the name of device memory
+  CHECK(run(context, desc) == SEER_ERROR_MEMORY_KIND);
+  desc.q.size = a.q.size;  // whatever the caller says of its size
+  CHECK(run(context, desc) == SEER_ERROR_MEMORY_KIND);
+  CHECK(run(context, a.desc) == SEER_OK);
+}
+
+TEST_CASE("the workspace of a prefill of 128k tokens, 32 query heads: 64 MB beyond the rotated copies") {
+  const Clean clean;
+  const auto context = make_context();
+  constexpr int64_t tokens = 131072, heads = 32, kv_heads = 8, dim = 128;
+  seer_gate_config config = SEER_INIT(seer_gate_config);
+  config.layers = 1;
+  config.q_heads = heads;
+  config.kv_heads = kv_heads;
+  config.head_dim = config.gate_dim = dim;
+  config.block_size = 64;
+  config.q_pool = SEER_POOL_AVG;
+  config.k_pool = SEER_POOL_MAX | SEER_POOL_MIN | SEER_POOL_AVG;
+  config.rope.kind = SEER_ROPE_THETA;
+  config.rope.theta = 500000;
+  std::vector<uint16_t> matrix(size_t(heads * 3 * dim * dim));
+  seer_gate_weights layer = SEER_INIT(seer_gate_weights);
+  layer.wk = tensor(matrix.data(), matrix.size() * 2, SEER_BF16, {heads, 3 * dim, dim});
+  layer.wk.mem = SEER_MEM_HOST;
+  const seer_gate_weights *layers[] = {&layer};
+  seer_model *model = nullptr;
+  REQUIRE_MESSAGE(seer_model_create(context.get(), &config, layers, &model) == SEER_OK, seer_last_error());
+  seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
+  desc.q = desc.out = tensor(nullptr, 0, SEER_BF16, {1, tokens, heads, dim});
+  desc.k = desc.v = tensor(nullptr, 0, SEER_BF16, {1, tokens, kv_heads, dim});
+  uint64_t bytes = 0;
+  CHECK_MESSAGE(seer_prefill_workspace(context.get(), model, &desc, &bytes) == SEER_OK, seer_last_error());
+  seer_model_release(model);
+  constexpr int64_t copies = tokens * (heads + kv_heads) * dim * 2;
+  MESSAGE("workspace: ", double(int64_t(bytes) - copies) / (1 << 20), " MB beyond the rotated copies");
+  CHECK(int64_t(bytes) > copies);
+  CHECK(int64_t(bytes) - copies <= int64_t{64} << 20);
+}
+
+TEST_CASE("errors: memory that cannot be had is an outcome, and the context lives on") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  Attention a(2, 300, 300);
+  rotate(a.desc);
+  const fake::Counts before = fake::control().counts();
+  for (int nth = 1; nth <= 3; nth++) {
+    CAPTURE(nth);
+    fake::control().fail("cuMemAlloc", nth, kOutOfMemory, false);
+    const seer_status status = run(context, a.desc, &stream.handle);
+    if (status == SEER_OK) break;  // there are fewer allocations
+    CHECK(status == SEER_ERROR_DEVICE_OUT_OF_MEMORY);
+    CHECK(fake::control().counts().device_memory >= before.device_memory);
+  }
+  fake::control().reset();
+  CHECK_MESSAGE(run(context, a.desc, &stream.handle) == SEER_OK, seer_last_error());
+  CHECK(seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
+}
+
+TEST_CASE("errors: any call of the driver may fail, once or for good") {
+  // Each call of a prefill's driver calls in turn, until one runs through.
+  for (const bool sticky : {false, true}) {
+    bool through = false;
+    for (int nth = 1; !through; nth++) {
+      REQUIRE(nth < 300);
+      CAPTURE(nth);
+      CAPTURE(sticky);
+      const Clean clean;
+      const fake::Counts before = fake::control().counts();
+      {
+        const auto context = make_context();
+        const fake::Stream stream;
+        Attention a(2, 300, 300);
+        rotate(a.desc);
+        fake::control().fail("", nth, sticky ? kIllegalAddress : kInvalidValue, sticky);
+        const uint64_t calls = fake::control().calls("");
+        seer_ticket ticket = 0;
+        seer_status status = run(context, a.desc, &stream.handle, &ticket);
+        if (status == SEER_OK) status = seer_wait(context.get(), ticket, UINT64_MAX);
+        through = status == SEER_OK && fake::control().calls("") - calls < uint64_t(nth);
+        if (!through && sticky) {
+          CHECK(status != SEER_OK);
+          // The context is dead, and says so; it can be released.
+          CHECK(run(context, a.desc, &stream.handle) == SEER_ERROR_DEVICE_LOST);
+        }
+        if (!through) CHECK(std::string(seer_last_error()).size() > 0);
+        fake::control().reset();
+        if (!sticky && !through) {
+          ticket = 0;
+          CHECK_MESSAGE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK, seer_last_error());
+          CHECK(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);
+        }
+      }
+      const fake::Counts after = fake::control().counts();
+      CHECK(after.device_memory == before.device_memory);
+      CHECK(after.pinned_memory == before.pinned_memory);
+      CHECK(after.streams == before.streams);
+      CHECK(after.events == before.events);
+      CHECK(after.modules == before.modules);
+      CHECK(after.contexts == before.contexts);
+      CHECK(after.bytes == before.bytes);
+    }
+  }
+}
+
+TEST_CASE("many calls leave memory where it was") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  Attention a(2, 300, 300);
+  rotate(a.desc);
+  fake::Counts warm;
+  for (int i = 0; i < 2000; i++) {
+    seer_ticket ticket = 0;
+    if (i % 3 == 0) {
+      REQUIRE(run(context, a.desc) == SEER_OK);
+    } else {
+      REQUIRE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK);
+      if (i % 3 == 1) REQUIRE(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);
+    }
+    seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX);
+    if (i == 10) warm = fake::control().counts();
+  }
+  fake::Counts after = fake::control().counts();
+  CHECK(after.device_memory == warm.device_memory);
+  CHECK(after.pinned_memory == warm.pinned_memory);
+  CHECK(after.events == warm.events);
+  CHECK(after.bytes == warm.bytes);
+}
+
+TEST_CASE("the caller's allocator serves the workspace, and gets all of it back") {
+  const Clean clean;
+  struct Pool {
+    int64_t live = 0, calls = 0;
+    void *stream = nullptr;
+  } pool;
+  seer_allocator allocator = SEER_INIT(seer_allocator);
+  allocator.user = &pool;
+  allocator.device_alloc = [](void *user, uint64_t size, void *stream) -> void * {
+    auto &p = *static_cast<Pool *>(user);
+    p.live++;
+    p.calls++;
+    p.stream = stream;
+    return fake::control().allocate(size);
+  };
+  allocator.device_free = [](void *user, void *memory, uint64_t, void *) {
+    static_cast<Pool *>(user)->live--;
+    fake::control().release(memory);
+  };
+  {
+    const auto context = make_context(&allocator);
+    const fake::Stream stream;
+    Attention a(2, 300, 300), longer(2, 900, 900);
+    rotate(a.desc);
+    rotate(longer.desc);
+    seer_ticket ticket = 0;
+    REQUIRE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK);
+    CHECK(pool.live >= 1);
+    CHECK(pool.stream == stream.handle);
+    REQUIRE(run(context, longer.desc, &stream.handle, &ticket) == SEER_OK);
+    REQUIRE(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_OK);
+  }
+  CHECK(pool.calls >= 2);
+  CHECK(pool.live == 0);
+}
