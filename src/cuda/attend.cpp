@@ -1,9 +1,12 @@
-// attend: chooses a kernel and plans its launch. See cuda/attend_sm90.cu.
+// attend: chooses a kernel, and plans the launch of Hopper's. See cuda/attend_sm90.cu; for the others, attend_sm80.cpp.
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <cstring>
 
 #include "../../cuda/launch.h"
 #include "../checked.h"
+#include "attend_sm80.h"
 #include "kernels.h"
 
 namespace seer::cuda {
@@ -141,6 +144,18 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
                   q, k, v, p);
 }
 
+// The best kernel that may be used; SEER_CUDA_TIER names it.
+enum class Tier { plain, sm80, sm90 };
+
+Tier best_tier() {
+  const char *name = std::getenv("SEER_CUDA_TIER");
+  if (!name || !*name || !std::strcmp(name, "sm90")) return Tier::sm90;
+  if (!std::strcmp(name, "sm80")) return Tier::sm80;
+  SEER_REQUIRE(!std::strcmp(name, "plain"), Status::invalid_argument,
+               "SEER_CUDA_TIER is %s; expected sm90, sm80 or plain", name);
+  return Tier::plain;
+}
+
 }  // namespace
 
 uint64_t attend_scratch(const CudaDevice &, const AttendArgs &) { return 0; }
@@ -149,9 +164,13 @@ void attend(CudaDevice &device, Exec &exec, const AttendArgs &args) {
   device.recorder->stage(exec);
   const Work work = plan_work(args);
   if (work.items == 0) return;
-  if (const std::string why = hopper_refusal(device, args, work); !why.empty())
-    fail(Status::unsupported, "backend cuda has no kernel for this attend: %s", why.c_str());
-  attend_hopper(device, args, work);
+  const Tier tier = best_tier();
+  if (tier == Tier::sm90 && hopper_refusal(device, args, work).empty())
+    attend_hopper(device, args, work);
+  else if (tier != Tier::plain && attend_sm80_refusal(args).empty())
+    attend_sm80(device, args);
+  else
+    attend_plain(device, args);
 }
 
 }  // namespace seer::cuda

@@ -522,6 +522,8 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
   l.captured = stream.capturing;
   if (l.kernel.rfind("attend_bf16", 0) == 0 || l.kernel.rfind("attend_f16", 0) == 0)
     std::memcpy(&l.attend, params[3], sizeof l.attend);
+  if (l.kernel.rfind("attend_sm80", 0) == 0 || l.kernel.rfind("attend_plain", 0) == 0)
+    std::memcpy(&l.attend80, params[0], sizeof l.attend80);
   if (l.kernel.rfind("pool_", 0) == 0) std::memcpy(&l.pool, params[0], sizeof l.pool);
   const size_t index = d().launched.size();
   d().launched.push_back(l);
@@ -530,6 +532,7 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
             if (index >= d().launched.size()) return;  // reset in between
             fake::Launch &at = d().launched[index];
             at.attend_sequences = copy_of(l.attend.sequence, l.attend.sequences);
+            if (l.attend80.sequence) at.attend_sequences = copy_of(l.attend80.sequence, l.attend80.sequences);
             at.pool_sequences = copy_of(l.pool.sequence, l.pool.sequences);
           }});
   return CUDA_SUCCESS;

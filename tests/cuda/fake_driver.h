@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../cuda/launch.h"
+#include "../../cuda/launch_attend80.h"
 
 namespace fake {
 
@@ -15,7 +16,8 @@ struct Launch {
   void *stream = nullptr;
   uint32_t grid[3] = {}, threads = 0, shared = 0;
   bool captured = false;
-  seer::cuda::AttendParams attend{};                         // of attend_*
+  seer::cuda::AttendParams attend{};                         // of attend_{bf16,f16}_*
+  seer::cuda::AttendParams80 attend80{};                     // of attend_sm80_* and attend_plain_*
   std::vector<seer::cuda::AttendSequence> attend_sequences;  // as the kernel will find them when it runs
   seer::cuda::PoolParams pool{};                             // of pool_*
   std::vector<seer::cuda::PoolSequence> pool_sequences;

@@ -181,6 +181,80 @@ TEST_CASE("attend: what the Hopper kernel is given") {
   CHECK(std::equal(box, box + 5, maps[1].box));
 }
 
+TEST_CASE("attend: which kernel, and what the others than Hopper's are given") {
+  const Clean clean;
+  const auto context = make_context();
+  struct Tier {
+    explicit Tier(const char *name) { setenv("SEER_CUDA_TIER", name, 1); }
+    ~Tier() { unsetenv("SEER_CUDA_TIER"); }
+  };
+  const auto kernel = [&](Attention &a) {
+    fake::control().reset();
+    REQUIRE_MESSAGE(run(context, a.desc) == SEER_OK, seer_last_error());
+    const auto all = launches("attend_");
+    REQUIRE(all.size() == 1);
+    return all[0];
+  };
+  Attention a(2, 200, 392, 8, 2, 128);
+  CHECK(kernel(a).kernel == "attend_bf16_128");
+  {
+    const Tier tier("sm80");
+    const fake::Launch l = kernel(a);
+    CHECK(l.kernel == "attend_sm80_bf16_128");
+    CHECK(l.grid[0] == 2 * 8 * 4);  // 4 times 64 rows
+    CHECK(l.attend80.items == 64);
+    CHECK(l.attend80.heads == 8);
+    CHECK(l.attend80.group == 4);
+    CHECK(l.attend80.dim == 128);
+    CHECK(l.attend80.block_log2 == 6);
+    CHECK(l.attend80.section == 2);
+    CHECK(l.attend80.scale_log2 == doctest::Approx(1.4426950408889634 / std::sqrt(128.0)));
+    CHECK(l.attend80.q == a.q.address);
+    CHECK(l.attend80.k == a.k.address);
+    CHECK(l.attend80.v == a.v.address);
+    CHECK(l.attend80.out == a.out.address);
+    CHECK(l.attend80.k_token == 2 * 128);
+    CHECK(l.attend80.v_batch == 392 * 2 * 128);
+    CHECK(l.attend80.out_head == 128);
+    CHECK(l.attend80.mask == a.mask.address);
+    CHECK(l.attend80.mask_head == 4);
+    CHECK(l.attend80.lse_head == 200);
+    REQUIRE(l.attend_sequences.size() == 2);
+    CHECK(l.attend_sequences[1].batch == 1);
+    CHECK(l.attend_sequences[1].first_item == 32);
+    CHECK(l.attend_sequences[1].items == 32);
+  }
+  {
+    const Tier tier("plain");
+    CHECK(kernel(a).kernel == "attend_plain_bf16_128");
+  }
+  {
+    const Tier tier("volta");
+    CHECK(run(context, a.desc) == SEER_ERROR_INVALID_ARGUMENT);
+  }
+  Attention wide(1, 200, 392, 8, 2, 256), odd(1, 200, 392, 8, 2, 100), narrow(1, 200, 392, 8, 2, 40);
+  CHECK(kernel(wide).kernel == "attend_sm80_bf16_256");
+  CHECK(kernel(narrow).kernel == "attend_sm80_bf16_64");
+  const fake::Launch l = kernel(odd);  // rows of 200 bytes
+  CHECK(l.kernel == "attend_plain_bf16_128");
+  CHECK(l.attend80.dim == 100);
+  CHECK(l.attend80.sequence == nullptr);
+  CHECK(l.attend80.only.k_len == 392);
+
+  const int64_t shift[] = {0, 1};  // a tensor that starts in the middle of 16 bytes
+  for (const int64_t by : shift) {
+    Attention b(1, 200, 200, 4, 2, 64);
+    b.desc.k.data = static_cast<char *>(b.k.address) + 2 * by;
+    b.desc.k.shape[1] = b.desc.v.shape[1] = b.desc.q.shape[1] = b.desc.out.shape[1] = b.desc.lse.shape[2] = 192;
+    b.desc.mask = {};
+    CHECK(kernel(b).kernel == (by ? "attend_plain_bf16_64" : "attend_bf16_64"));
+  }
+  Attention small(1, 200, 392, 8, 2, 128);
+  small.desc.block_size = 32;
+  small.desc.mask = {};
+  CHECK(kernel(small).kernel == "attend_bf16_128");  // without a mask blocks do not matter
+}
+
 TEST_CASE("attend: sections, the device's size, scales") {
   const Clean clean;
   const auto context = make_context();
