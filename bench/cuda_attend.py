@@ -2,7 +2,7 @@
 """The Hopper attend kernel on this machine's GPU: correctness, then speed beside what a PyTorch user has.
 
     cuda_attend.py test [--cases N] [--seed N]      random shapes and adversarial masks against an f32 reference
-    cuda_attend.py bench [--sizes 8192,32768] [--flex] [--peers]
+    cuda_attend.py bench [--sizes 8192,32768] [--dim 64] [--last-dense 2] [--flex] [--peers]
 
 Needs torch and nvcc (or --cubin). The kernel runs through cuda_driver.py: the library does not launch it yet.
 """
@@ -219,7 +219,7 @@ def timed(functions, rounds=5, budget_ms=40):
 def bench(kernels, args):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention as sdpa
-    heads, hkv, d, dtype = 32, 8, 128, torch.bfloat16
+    heads, hkv, d, dtype = 32, 8, args.dim, torch.bfloat16
     kernel = kernels(dtype, d)
     flex = None
     if args.flex:
@@ -234,11 +234,14 @@ def bench(kernels, args):
         q, k, v = (torch.randn(1, n_tokens, h, d, device="cuda", dtype=dtype) for h in (heads, hkv, hkv))
         out, lse = torch.empty_like(q), torch.empty(1, heads, n_tokens, device="cuda")
         qt, kt, vt = (x.transpose(1, 2) for x in (q, k, v))
-        for family, density in [("full", 1.0)] + [(f, x) for f in ("structured", "random") for x in (.5, .2, .1, .05)]:
+        densities = [float(x) for x in args.densities.split(",")]
+        for family, density in [("full", 1.0)] + [(f, x) for f in ("structured", "random") for x in densities]:
             if family == "full":
                 m = torch.ones(heads, n, n, dtype=torch.bool, device="cuda").tril_()
             else:
                 m = getattr(masks, family)(n, heads, density, device="cuda")
+                m[:, n - args.last_dense:] = True
+                m.tril_()
             flops = 4.0 * 64 * 64 * d * (m.sum().item() - 0.5 * m.diagonal(dim1=-2, dim2=-1).sum().item())
             words = None if family == "full" else cd.pack_mask(m)[None]
             run = {"ours": kernel.plan(q, k, v, out, lse, words)}
@@ -260,7 +263,7 @@ def bench(kernels, args):
                 run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True,
                                                         kernel_options={"BLOCK_M": 64, "BLOCK_N": 64})
             kernel.clocks.zero_()
-            ms = timed(run)
+            ms = timed(run, args.rounds)
             s = masks.sharing(m, 3)
             # Share of the tensor cores' time at the clock that was measured.
             e = flops / (ms["ours"] * 1e-3) / (PEAK_PER_CLOCK * kernel.sms * kernel.ghz() * 1e9)
@@ -278,6 +281,10 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="short sequences only, for compute-sanitizer")
     parser.add_argument("--sizes", default="8192,32768,131072")
+    parser.add_argument("--densities", default="0.5,0.2,0.1,0.05")
+    parser.add_argument("--dim", type=int, default=128, choices=[64, 128])
+    parser.add_argument("--last-dense", type=int, default=0, metavar="N", help="the last N rows of blocks keep all")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="scaled_dot_product_attention with cuDNN and with flash")
     parser.add_argument("--flex", action="store_true", help="FlexAttention with the same masks")
     args = parser.parse_args()

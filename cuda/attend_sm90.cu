@@ -1,5 +1,5 @@
-// attend on Hopper: block-sparse causal attention, forward. bench/cuda_attend.py tests and times it; the library does
-// not launch it yet.
+// attend on Hopper: block-sparse causal attention, forward. src/cuda/attend.cpp plans its launches;
+// bench/cuda_attend.py tests and times it without the library.
 //
 // Sixty-four query rows of one head are a row group. A work item is kGroups row groups that read the same KV head. A
 // persistent block of threads takes items from a counter and works on one with
@@ -41,7 +41,7 @@ __device__ __forceinline__ void store_rows(const AttendParams &p, const Item<C::
     float sum = softmax.sum[r];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
-    const float factor = sum > 0.f ? 1.f / sum : 0.f;
+    const float factor = sum > 0.f ? reciprocal_approx(sum) : 0.f;
     Type *out = static_cast<Type *>(p.out) + batch * p.out_batch + head * p.out_head + (token + 8 * r) * p.out_token +
                 (lane & 3) * 8;
 #pragma unroll
@@ -55,7 +55,7 @@ __device__ __forceinline__ void store_rows(const AttendParams &p, const Item<C::
     }
     if (p.lse != nullptr && inside && (lane & 3) == 0)
       p.lse[batch * p.lse_batch + head * p.lse_head + (token + 8 * r) * p.lse_token] =
-          sum > 0.f ? (softmax.base[r] + log2f(sum)) * kLn2 : -INFINITY;
+          sum > 0.f ? (softmax.base[r] + log2_approx(sum)) * kLn2 : -INFINITY;
   }
 }
 
@@ -108,7 +108,7 @@ struct Consumer {
     issue_pv<C>(o, probs, smem_address(sm.v[0]) + slot % C::kVStages * C::kTileBytes);
     wgmma_commit();
   }
-  // S of a tile, alone.
+  // What is ahead of a row's position, in the tiles that may hold such keys.
   __device__ __forceinline__ void mask(float (&s)[32], const Item<C::kGroups> &item, int block, int thread) const {
     if (block >= item.group[g].masked)
       mask_causal(s, block * kRows - item.offset - item.group[g].row * kRows, thread / 32 * 16 + (thread >> 2 & 7),
@@ -125,17 +125,25 @@ struct Consumer {
     asm volatile("bar.sync %0, 128;" ::"r"(1 + g) : "memory");
   }
 
-  // The tiles of one row group. S of the next tile is issued before P V of this one, so that the tensor cores have work
-  // while this group computes a softmax. `thread` is within the warpgroup.
+  // S of a tile has been computed: K is free, and after a row's last tile Q is.
+  __device__ __forceinline__ void release_operands(uint32_t slot, int left) const {
+    release_k(slot);
+    if (left == 1) release(&sm.q_empty[g]);
+  }
+
+  // The tiles of one row group, at least one. S of the next tile is issued before P V of this one, so that the tensor
+  // cores have work while this group computes a softmax. `last_slot`: the last tile before these whose V this group has
+  // waited for; the last of these on return. `thread` is within the warpgroup.
   __device__ __forceinline__ void tiles(const Item<C::kGroups> &item, Walk walk, float (&o)[C::kDim / 2],
-                                        Softmax &softmax, int thread) const {
+                                        Softmax &softmax, uint32_t &last_slot, int thread) const {
     float s[32], factor[2];
-    uint32_t probs[16];
+    uint32_t probs[16], fresh[16];
+    const uint32_t zero = p.heads >> 31;  // but ptxas cannot know
     Tile tile{item.words * 32, static_cast<uint32_t>(item.first_slot) - 1};
     walk.peek(tile);
     tile = walk.next(tile);
-    leap(tile.slot, kBarriers);
-    int left = item.group[g].tiles;
+    leap(tile.slot, tile.slot - last_slot);
+    int left = item.group[g].tiles;  // from `tile` on
     const int masked = item.group[g].masked;
     walk.peek(tile);
     wait_k(tile.slot);
@@ -144,7 +152,7 @@ struct Consumer {
     if (left > 1) next = walk.next(tile);
     wgmma_wait<0>();
     hold(s);
-    release_k(tile.slot);
+    release_operands(tile.slot, left);
     mask(s, item, tile.block, thread);
     softmax.step(s, p.scale_log2, factor);
     round_probs<C>(s, probs);
@@ -155,8 +163,8 @@ struct Consumer {
     while (--left > 0) {
       bool moved;
       Tile after = next;
+      walk.peek(next);
       if (next.slot - tile.slot <= C::kReach && next.block < masked) {  // rule A
-        walk.peek(next);
         wait_v_and_k(tile.slot, next.slot);
         hold(o);
         start_qk(s, next.slot);
@@ -164,13 +172,20 @@ struct Consumer {
         if (left > 1) after = walk.next(next);
         wgmma_wait<1>();
         hold(s);
-        release_k(next.slot);
-        moved = softmax.step(s, p.scale_log2, factor);
+        release_operands(next.slot, left);
+        moved = false;
+        if (!softmax.template step_as_is<C>(s, p.scale_log2, fresh)) {
+          moved = softmax.step(s, p.scale_log2, factor);
+          round_probs<C>(s, fresh);
+        }
         wgmma_wait<0>();
         hold(o);
         release_v(tile.slot);
+        // P V has read `probs` until now. ptxas would merge what it sees to be a copy, and then serialise wgmma
+        // (C7513).
+#pragma unroll
+        for (int i = 0; i < 16; ++i) probs[i] = fresh[i] ^ zero;
       } else {
-        walk.peek(next);
         wait_v(tile.slot);
         start_pv(o, probs, tile.slot);
         if (left > 1) after = walk.next(next);
@@ -182,24 +197,28 @@ struct Consumer {
         start_qk(s, next.slot);
         wgmma_wait<0>();
         hold(s);
-        release_k(next.slot);
+        release_operands(next.slot, left);
         mask(s, item, next.block, thread);
         moved = softmax.step(s, p.scale_log2, factor);
+        round_probs<C>(s, probs);
       }
-      round_probs<C>(s, probs);
       if (moved) scale_rows<C>(o, factor);
       tile = next;
       next = after;
     }
-    release(&sm.q_empty[g]);
     wait_v(tile.slot);
     start_pv(o, probs, tile.slot);
     wgmma_wait<0>();
     hold(o);
     release_v(tile.slot);
+    last_slot = __shfl_sync(~0u, tile.slot, 0);  // the same in all lanes, and the compiler must see that: see run()
   }
 
+  // What decides about branches here must be visibly the same for all lanes of a warp. Where ptxas cannot prove it, it
+  // keeps list positions, descriptors and barrier addresses out of the uniform registers everywhere in the loop, which
+  // has cost 15 % of the kernel's speed; SASS with more than one WARPSYNC.ALL tells.
   __device__ __forceinline__ void run(int thread) const {
+    uint32_t last_slot = ~0u;
     for (int it = 0;; ++it) {
       const int b = it & 1;
       barrier_wait(&sm.item_full[b], it >> 1 & 1);
@@ -212,7 +231,7 @@ struct Consumer {
       barrier_wait(&sm.q_full[g], it & 1);
       if (item.group[g].tiles > 0) {
         const Walk walk{list<C>(sm, p.list_words, b, g), list<C>(sm, p.list_words, b, C::kGroups), 0, 0};
-        tiles(item, walk, o, softmax, thread);
+        tiles(item, walk, o, softmax, last_slot, thread);
       } else {
         release(&sm.q_empty[g]);
       }
@@ -246,6 +265,7 @@ __device__ __forceinline__ void attend(const CUtensorMap &q_map, const CUtensorM
     barrier_init_fence();
   }
   __syncthreads();
+  wait_for_earlier_grids();
   if (warpgroup == 0) {
     registers_down<C::kProducerRegisters>();
     if (warp == 0 && lane == 0) {
@@ -263,7 +283,7 @@ __device__ __forceinline__ void attend(const CUtensorMap &q_map, const CUtensorM
     } else if (warp == 1 && lane == 0) {
       load_tiles<C, C::kVStages>(sm, sm.v, sm.v_full, sm.v_empty, &sm.v_progress, &v_map, p);
     } else if (warp == 2) {
-      schedule<C>(sm, p);
+      schedule<C>(sm, p, &q_map);
     } else if (warp == 3 && lane == 0) {
       load_q<C>(sm, &q_map);
     }

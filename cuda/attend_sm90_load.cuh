@@ -34,7 +34,7 @@ __device__ __forceinline__ uint32_t mask_word(const AttendParams &p, const Atten
 }
 
 template <class C>
-__device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p) {
+__device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, const CUtensorMap *q_map) {
   const int lane = threadIdx.x & 31;
   int slot = 0;
   int work = blockIdx.x;
@@ -85,6 +85,8 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p) {
     const int head = kv_head * p.group + (p.heads_first ? place : rest) % p.group;
     const int row = rows - 1 - down;
     const int last = row < 0 ? -1 : (offset + min((row + 1) * kRows, seq.q_len) - 1) / kRows;
+    // Q is loaded when the group has read its last rows and is waiting for it: by then it should be in L2.
+    if (lane < C::kGroups && row >= 0) tma_prefetch_5d(q_map, 0, seq.q_begin + row * kRows, 0, head, seq.batch);
     const int words = __reduce_max_sync(~0u, last + 32) / 32;
     uint32_t *lists = list<C>(sm, p.list_words, b, 0);
     for (int base = 0; base < C::kGroups * words; base += 32) {

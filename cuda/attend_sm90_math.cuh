@@ -6,19 +6,23 @@ namespace seer::cuda {
 
 using namespace seer::sm90;
 
+// Descriptors advance by addition to their lower halves: an address computed anew for each product stands between one
+// and the next.
 template <class C>
 __device__ __forceinline__ void issue_qk(float (&s)[32], uint32_t q, uint32_t k) {
+  const uint64_t a = descriptor(q, 16, 1024), b = descriptor(k, 16, 1024);
 #pragma unroll
   for (int i = 0; i < C::kDim / 16; ++i) {
-    const uint32_t at = (i & 3) * 32 + (i >> 2) * 8192;
-    wgmma_abt(typename C::Type{}, s, descriptor(q + at, 16, 1024), descriptor(k + at, 16, 1024), i != 0);
+    const int at = (i & 3) * 32 + (i >> 2) * 8192;
+    wgmma_abt(typename C::Type{}, s, advance(a, at), advance(b, at), i != 0);
   }
 }
 
 template <class C>
 __device__ __forceinline__ void issue_pv(float (&o)[C::kDim / 2], const uint32_t (&probs)[16], uint32_t v) {
+  const uint64_t b = descriptor(v, 8192, 1024);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) wgmma_pv(typename C::Type{}, o, probs + 4 * i, descriptor(v + i * 2048, 8192, 1024));
+  for (int i = 0; i < 4; ++i) wgmma_pv(typename C::Type{}, o, probs + 4 * i, advance(b, i * 2048));
 }
 
 // Two rows of a group to a thread: `row` and `row` + 8 of the 64, elements 4 c + {0, 1} and 4 c + {2, 3} of s being
@@ -60,15 +64,36 @@ struct Softmax {
     }
     return moved;
   }
+
+  // The same with the maximum as it stands, which most tiles leave where it is: no column need be looked at before the
+  // exponentials. False, and nothing done but to `probs`, if they then come out too large.
+  template <class C>
+  __device__ __forceinline__ bool step_as_is(const float (&s)[32], float scale, uint32_t (&probs)[16]) {
+    float more[2] = {0.f, 0.f};
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      float e[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        e[i] = exp2_approx(fmaf(s[4 * c + i], scale, -base[i >> 1]));
+        more[i >> 1] += e[i];
+      }
+      probs[2 * c] = pack(typename C::Type{}, e[0], e[1]);
+      probs[2 * c + 1] = pack(typename C::Type{}, e[2], e[3]);
+    }
+    if (__any_sync(~0u, more[0] > kLargest || more[1] > kLargest)) return false;
+    sum[0] += more[0];
+    sum[1] += more[1];
+    return true;
+  }
 };
 
 // Causal mask of a tile: column c of row r stays if ahead + c <= r; ahead = first key - position of the first row.
 __device__ __forceinline__ void mask_causal(float (&s)[32], int ahead, int row, int lane) {
+  const int last = row - ahead - 2 * (lane & 3);  // of the columns 8 c + {0, 1}
 #pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const int column = ahead + 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
-    if (column > row + ((i >> 1 & 1) << 3)) s[i] = -INFINITY;
-  }
+  for (int i = 0; i < 32; ++i)
+    if (8 * (i >> 2) + (i & 1) - 8 * (i >> 1 & 1) > last) s[i] = -INFINITY;
 }
 
 template <class C>

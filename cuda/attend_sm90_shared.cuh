@@ -12,7 +12,8 @@ constexpr int kRows = 64;  // rows of a group and keys of a tile
 constexpr int kThreads = 128;
 constexpr int kBarriers = 32;  // full barriers of the ring, a power of two
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kLowest = -1e30f;  // maximum of nothing; finite, so that differences of two are 0 and not NaN
+constexpr float kLowest = -1e30f;   // maximum of nothing; finite, so that differences of two are 0 and not NaN
+constexpr float kLargest = 1024.f;  // sum of exponentials of a thread's columns of a tile that is let pass
 constexpr float kSlack = 8.f;  // the running maximum may lag this far behind, in powers of two, before O is rescaled
 
 template <class Type_, int kDim_, int kGroups_, int kReach_, int kKStages_, int kVStages_, int kUp, int kDown>

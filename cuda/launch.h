@@ -15,7 +15,9 @@ struct AttendSequence {
 
 // attend_{bf16,f16}_{64,128}: a grid of min(SMs, items) blocks of 512 threads; dynamic shared memory as the symbol
 // <name>_shared says, plus 4 * (8 * list_words + 1) bytes. Three tensor maps come before these parameters: q, k and v,
-// each of dimensions (64, tokens, dim / 64, heads, batch), boxes of (64, 64, dim / 64, 1, 1), 128-byte swizzle.
+// each of dimensions (64, tokens, dim / 64, heads, batch), boxes of (64, 64, dim / 64, 1, 1), 128-byte swizzle. It
+// may be launched with programmatic stream serialization: nothing is read before the grids ahead of it are done. The
+// lists of a sequence must fit in shared memory, which they do up to a million tokens.
 struct AttendParams {
   // Output [batch][token][head][dim], rows aligned to 16 bytes; strides in elements.
   void *out;

@@ -63,8 +63,18 @@ __device__ __forceinline__ void tma_load_5d(void *smem, const CUtensorMap *map, 
       : "memory");
 }
 
+__device__ __forceinline__ void tma_prefetch_5d(const CUtensorMap *map, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(c0),
+               "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+               : "memory");
+}
+
 // Shared memory written by ordinary stores, then read by wgmma or TMA: in each writing thread, before the barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Where the launch lets this grid start before those ahead of it in the stream are done (programmatic stream
+// serialization): waits until they are and their writes are visible. Otherwise returns at once.
+__device__ __forceinline__ void wait_for_earlier_grids() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // --- Register reallocation: by all warps of a warpgroup, one branch of the role split each.
 
@@ -85,6 +95,10 @@ __device__ __forceinline__ void registers_up() {
 __device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t lbo, uint32_t sbo) {
   return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(lbo >> 4) << 16 |
          static_cast<uint64_t>(sbo >> 4) << 32 | 1ull << 62;
+}
+// The operand `bytes` further on.
+__device__ __forceinline__ uint64_t advance(uint64_t descriptor, uint32_t bytes) {
+  return (descriptor & ~0ull << 32) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
 }
 // Before the first wgmma after registers that it reads or accumulates in were written.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -153,6 +167,16 @@ SEER_WGMMA(__half, "f16")
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 // Two floats rounded to nearest, `low` in the lower half.
