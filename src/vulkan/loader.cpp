@@ -74,9 +74,9 @@ struct Instance::Messages {
 
 std::shared_ptr<Instance> Instance::get() {
   static std::mutex mutex;
-  static std::weak_ptr<Instance> shared;
+  static auto &shared = *new std::shared_ptr<Instance>;  // not destroyed at exit, when drivers may be gone already
   std::lock_guard lock(mutex);
-  if (auto instance = shared.lock(); instance && instance->process_ == os::process_id()) return instance;
+  if (shared && shared->process_ == os::process_id()) return shared;
   std::shared_ptr<Instance> instance(new Instance);
   instance->create();
   shared = instance;

@@ -93,7 +93,8 @@ public:
   Instance(const Instance &) = delete;
   Instance &operator=(const Instance &) = delete;
 
-  // Throws unsupported saying what is missing: the loader, a Vulkan 1.1 driver, the validation layer.
+  // Made once a process and never destroyed: drivers take tens of milliseconds for one. Throws unsupported saying what
+  // is missing: the loader, a Vulkan 1.1 driver, the validation layer.
   static std::shared_ptr<Instance> get();
   // A caller's, to be used with at most this version of Vulkan and not destroyed. Throws unsupported, naming the
   // function that it lacks.

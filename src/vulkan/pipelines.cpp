@@ -112,7 +112,8 @@ std::vector<KernelKey> PlannedKernels::keys() const {
 void Pipelines::judge(const KernelKey &key, const std::string &fault) {
   std::lock_guard lock(mutex_);
   if (fault.empty()) {
-    right_.insert(key);
+    right_.insert(fingerprint(key));
+    cache_dirty_ = true;
   } else {
     failures_.emplace(key, "kernel " + key.module + " failed its test on this device: " + fault);
   }
@@ -120,7 +121,7 @@ void Pipelines::judge(const KernelKey &key, const std::string &fault) {
 
 bool Pipelines::judged(const KernelKey &key) {
   std::lock_guard lock(mutex_);
-  return right_.contains(key);
+  return right_.contains(fingerprint(key));
 }
 
 bool Pipelines::failed(const KernelKey &key) {
@@ -179,12 +180,42 @@ void Pipelines::check_limits(const KernelKey &key) const {
                "kernel %s wants full subgroups, which the device does not promise", name);
 }
 
+namespace {
+
+const Shader *find_shader(const std::string &name) {
+  const auto all = shaders();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Shader &s) { return name == s.name; });
+  return found != all.end() ? &*found : nullptr;
+}
+
+class Hash {  // FNV-1a
+public:
+  template <class T>
+  void add(std::span<const T> values) {
+    for (const T &value : values) hash_ = (hash_ ^ static_cast<std::make_unsigned_t<T>>(value)) * 1099511628211u;
+  }
+  uint64_t value() const { return hash_; }
+
+private:
+  uint64_t hash_ = 14695981039346656037u;
+};
+
+}  // namespace
+
+uint64_t Pipelines::fingerprint(const KernelKey &key) {
+  Hash hash;
+  if (const Shader *shader = find_shader(key.module)) hash.add(std::span(shader->words, shader->count));
+  hash.add(std::span<const uint32_t>(key.constants));
+  const uint32_t rest[] = {key.bindings, key.push_bytes, key.subgroup_size, key.full_subgroups};
+  hash.add(std::span<const uint32_t>(rest));
+  return hash.value();
+}
+
 VkShaderModule Pipelines::shader_module(const KernelKey &key) {
   VkShaderModule &module = modules_[key.module];
   if (!module) {
-    const auto all = shaders();
-    const auto found = std::find_if(all.begin(), all.end(), [&](const Shader &s) { return key.module == s.name; });
-    SEER_REQUIRE(found != all.end(), Status::unsupported, "kernel %s is not part of this build", key.module.c_str());
+    const Shader *found = find_shader(key.module);
+    SEER_REQUIRE(found, Status::unsupported, "kernel %s is not part of this build", key.module.c_str());
     VkShaderModuleCreateInfo info{};
     info.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
     info.codeSize = found->count * sizeof(uint32_t);
@@ -242,24 +273,24 @@ namespace {
 constexpr uint64_t kLargestCache = uint64_t{256} << 20;
 
 struct CacheHeader {
-  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '2'};
-  uint64_t bytes = 0, hash = 0;  // of what follows
+  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '3'};
+  uint64_t bytes = 0, hash = 0;  // of what follows the header; the hash of the next two, too
   uint64_t passed = 0;           // the self-test's fingerprint
+  uint64_t right = 0;            // kernels found right: as many fingerprints come first
   uint32_t vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
   uint8_t cache_uuid[16] = {}, driver_uuid[16] = {};
 };
 
-uint64_t hash_of(std::span<const char> bytes) {
-  uint64_t hash = 14695981039346656037u;  // FNV-1a
-  for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  return hash;
-}
-
-CacheHeader header_of(const Caps &caps, std::span<const char> data, uint64_t passed) {
+CacheHeader header_of(const Caps &caps, std::span<const char> data, uint64_t passed, uint64_t right) {
   CacheHeader h;
   h.passed = passed;
+  h.right = right;
   h.bytes = data.size();
-  h.hash = hash_of(data);
+  Hash hash;
+  const uint64_t counts[] = {passed, right};
+  hash.add(std::span<const uint64_t>(counts));
+  hash.add(data);
+  h.hash = hash.value();
   h.vendor_id = caps.vendor_id;
   h.device_id = caps.device_id;
   h.driver_version = caps.driver_version;
@@ -307,10 +338,14 @@ std::vector<char> Pipelines::read_cache(const std::string &path) {
   std::vector<char> data(header.bytes);
   SEER_REQUIRE(std::fread(data.data(), 1, data.size(), file) == data.size() && std::fgetc(file) == EOF, Status::format,
                "its size is wrong");
-  const CacheHeader expected = header_of(device_.caps, data, header.passed);
-  SEER_REQUIRE(std::memcmp(&header, &expected, sizeof header) == 0, Status::format,
-               "it is of another device or driver, or damaged");
+  const CacheHeader expected = header_of(device_.caps, data, header.passed, header.right);
+  SEER_REQUIRE(std::memcmp(&header, &expected, sizeof header) == 0 && header.right <= data.size() / sizeof(uint64_t),
+               Status::format, "it is of another device or driver, or damaged");
   passed_ = header.passed;
+  std::vector<uint64_t> right(header.right);
+  std::memcpy(right.data(), data.data(), right.size() * sizeof(uint64_t));
+  right_.insert(right.begin(), right.end());
+  data.erase(data.begin(), data.begin() + ptrdiff_t(right.size() * sizeof(uint64_t)));
   return data;
 }
 
@@ -325,11 +360,14 @@ void Pipelines::save_cache() noexcept {
     size_t size = 0;
     device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, nullptr), "vkGetPipelineCacheData");
     if (size > kLargestCache) return;
-    std::vector<char> data(size);
-    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data()),
+    const std::vector<uint64_t> right(right_.begin(), right_.end());
+    const size_t before = right.size() * sizeof(uint64_t);
+    std::vector<char> data(before + size);
+    std::memcpy(data.data(), right.data(), before);
+    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data() + before),
                   "vkGetPipelineCacheData");
-    data.resize(size);
-    const CacheHeader header = header_of(device_.caps, data, passed_);
+    data.resize(before + size);
+    const CacheHeader header = header_of(device_.caps, data, passed_, right.size());
     std::error_code ignored;
     std::filesystem::create_directories(std::filesystem::path(cache_path_).parent_path(), ignored);
     AtomicFile file(cache_path_);

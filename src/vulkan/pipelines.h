@@ -49,7 +49,8 @@ public:
   void make(std::span<const KernelKey> keys);
   const Kernel *find(const KernelKey &key);  // null: not made yet, or failed
 
-  // What a self-test of the kernel on the device found: a fault, after which get throws it, or "" = none.
+  // What a self-test of the kernel on the device found: a fault, after which get throws it, or "" = none, which is kept
+  // in the cache on disk: it holds for this driver and this build's code.
   void judge(const KernelKey &key, const std::string &fault);
   bool judged(const KernelKey &key);  // found right
   bool failed(const KernelKey &key);  // get throws, and has thrown before or was told to
@@ -70,6 +71,7 @@ private:
   VkShaderModule shader_module(const KernelKey &key);  // these two under the mutex
   void check_limits(const KernelKey &key) const;
   std::unique_ptr<Kernel> compile(const KernelKey &key, VkShaderModule module, const Layout &layouts) const;
+  static uint64_t fingerprint(const KernelKey &key);
   std::vector<char> read_cache(const std::string &path);
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
@@ -79,7 +81,7 @@ private:
   std::set<KernelKey> compiling_;  // by some thread, without the mutex
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;
-  std::set<KernelKey> right_;
+  std::set<uint64_t> right_;  // fingerprints
   std::map<std::string, VkShaderModule> modules_;
   std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
