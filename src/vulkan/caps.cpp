@@ -168,6 +168,8 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV);
   auto amd =
       typed<VkPhysicalDeviceShaderCoreProperties2AMD>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_2_AMD);
+  auto dot = typed<VkPhysicalDeviceShaderIntegerDotProductProperties>(
+      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES);
   ext::CooperativeMatrixStages coop_stages;
   ext::CooperativeMatrix2Properties coop2;
   Chain property_chain(properties);
@@ -178,6 +180,7 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   if (has_control) property_chain.add(control);
   if (has_sm) property_chain.add(sm);
   if (has_amd) property_chain.add(amd);
+  if (caps.api_version >= VK_API_VERSION_1_3) property_chain.add(dot);
   if (has_coopmat) property_chain.add(coop_stages);
   if (has_coopmat2) property_chain.add(coop2);
   fn.vkGetPhysicalDeviceProperties2(device, &properties);
@@ -208,6 +211,8 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   caps.max_range = limits.maxStorageBufferRange;
   caps.max_allocation = maintenance3.maxMemoryAllocationSize;
   caps.offset_alignment = uint32_t(std::max<VkDeviceSize>(4, limits.minStorageBufferOffsetAlignment));
+  caps.warps_per_core = has_sm ? sm.shaderWarpsPerSM : 0;
+  caps.mixed_dot = dot.integerDotProduct4x8BitPackedMixedSignednessAccelerated;
   caps.cores = has_sm ? sm.shaderSMCount : has_amd ? amd.activeComputeUnitCount : 0;
 
   VkPhysicalDeviceMemoryProperties memory;

@@ -46,6 +46,9 @@ struct Caps {
   uint64_t heap_bytes = 0;      // of device memory
   bool unified_memory = false;  // device memory is host memory
   uint32_t cores = 0;           // compute units; 0 = not known
+  uint32_t warps_per_core = 0;  // NVIDIA's; 0 = not known
+  bool mixed_dot = false;       // dot products of bytes of mixed signs are accelerated: tells AMD's generations apart
+  std::string denied;           // what was taken away for being known not to work, and why (deny.h)
 
   // Subgroups.
   uint32_t subgroup_size = 0, min_subgroup_size = 0, max_subgroup_size = 0;

@@ -7,6 +7,7 @@
 
 #include "../queue.h"
 #include "attend_tile.h"
+#include "deny.h"
 #include "extensions.h"
 
 namespace seer::vulkan {
@@ -200,6 +201,7 @@ std::vector<Candidate> candidates(const Instance &instance) {
   for (VkPhysicalDevice physical : instance.devices()) {
     Candidate c{.physical = physical, .caps = {}, .extensions = {}};
     c.caps = query_caps(instance, physical, &c.extensions);
+    deny_known_faults(c.caps);
     override_caps(c.caps);
     if (std::any_of(all.begin(), all.end(), [&](const Candidate &other) {
           return std::memcmp(other.caps.device_uuid, c.caps.device_uuid, sizeof c.caps.device_uuid) == 0 &&
@@ -293,7 +295,7 @@ DeviceInfo describe(const Caps &caps) {
     info.detail += ", cooperative matrices " + std::to_string(best.m) + "x" + std::to_string(best.n) + "x" +
                    std::to_string(best.k) + (caps.bf16_coopmat ? " f16 and bf16" : " f16");
   } else {
-    info.detail += ", plain kernels (" + why + ")";
+    info.detail += ", plain kernels (" + (caps.denied.empty() ? why : caps.denied) + ")";
   }
   return info;
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "deny.h"
 #include "device.h"
 #include "interop.h"
 
@@ -61,6 +62,7 @@ std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log) {
   gpu->fn = gpu->instance->load_device(gpu->handle);
   const Enabled enabled{.extensions = import.extensions, .features = read_features(import.features)};
   gpu->caps = query_caps(*gpu->instance, gpu->physical, nullptr, &enabled);
+  deny_known_faults(gpu->caps);
   override_caps(gpu->caps);
   gpu->requested = gpu->caps;
   if (const std::string why = refusal(gpu->caps); !why.empty())
