@@ -1,11 +1,193 @@
-#include "kernels.h"
+// select: see cuda/score.cu, which has the threshold, and cuda/select.cu, which selects from scores. For ratio and
+// budget from gate vectors the logits of a band of rows at a time go to scratch, where the L2 cache keeps them until
+// they have been looked at.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "../block_mask.h"
+#include "../checked.h"
+#include "../select_rule.h"
+#include "score.h"
 
 namespace seer::cuda {
+namespace {
 
-uint64_t select_scratch(const CudaDevice &, const SelectArgs &) { return 0; }
+constexpr int64_t kBandBytes = int64_t{16} << 20;
 
-void select(CudaDevice &, Exec &, const SelectArgs &) {
-  fail(Status::unsupported, "backend cuda has no kernel for select");
+bool needs_bands(const SelectArgs &args) {
+  return !args.scores.data && (args.rule.method == SelectMethod::ratio || args.rule.method == SelectMethod::budget);
+}
+
+// The first row that keeps everything.
+int64_t dense_row(const SelectArgs &args, const Sequence &s) {
+  if (args.rule.method == SelectMethod::all) return 0;
+  int64_t rows = s.q_blocks(args.block);
+  while (rows > 0 && is_dense_row(args.rule, s, rows - 1, args.block)) rows--;
+  return rows;
+}
+
+// Bytes of the logits of all heads of the longest row.
+int64_t row_bytes(const SelectArgs &args) {
+  int64_t cols = 0;
+  for (const Sequence &s : args.sequences) {
+    const int64_t rows = dense_row(args, s);
+    if (rows > 0) cols = std::max(cols, causal_blocks(rows - 1, s.q_len, s.offset(), args.block));
+  }
+  return checked_mul(round_up(cols, int64_t{4}), args.q_heads, 4);
+}
+
+class Call {
+public:
+  Call(CudaDevice &device, const SelectArgs &args) : device_(device), args_(args) {}
+
+  void run();
+
+private:
+  GateSequence rows(const Sequence &s) const;
+  uint32_t flags() const {
+    return (args_.rule.keep_first ? kSelectFirst : 0u) | (args_.rule.keep_diagonal ? kSelectDiagonal : 0u);
+  }
+  template <class Params>
+  void set_mask(Params &p) const {
+    p.mask = args_.mask.words;
+    p.mask_head = args_.mask.stride_head;
+    p.mask_row = args_.mask.stride_row;
+    p.words = int32_t(args_.mask_row_words);
+    p.flags = flags();
+    p.stats = reinterpret_cast<unsigned long long *>(args_.stats);
+  }
+  void threshold(std::vector<GateSequence> &list);
+  void select_rows(std::vector<GateSequence> &list, const float *scores, int64_t scores_head, int64_t scores_row);
+  void bands(const std::vector<GateSequence> &list);
+
+  CudaDevice &device_;
+  const SelectArgs &args_;
+};
+
+GateSequence Call::rows(const Sequence &s) const {
+  const bool best = args_.rule.method == SelectMethod::ratio || args_.rule.method == SelectMethod::budget;
+  const int64_t keep = best ? keep_count(args_.rule, s.total_len, args_.block) : 0;
+  GateSequence row{};
+  row.scores_at = s.batch * args_.scores.stride_batch + s.mask_row * args_.scores.stride_token;
+  row.mask_at = s.batch * args_.mask.stride_batch + s.mask_row * args_.mask.stride_row;
+  row.q_len = int32_t(s.q_len);
+  row.offset = int32_t(s.offset());
+  row.rows = int32_t(s.q_blocks(args_.block));
+  row.q_row = int32_t(s.q_row);
+  row.k_row = int32_t(s.k_row);
+  row.dense_row = int32_t(dense_row(args_, s));
+  row.keep = int32_t(std::min<int64_t>(keep, INT32_MAX));
+  return row;
+}
+
+void Call::threshold(std::vector<GateSequence> &list) {
+  int64_t wanted = 0, longest = 0;
+  for (const GateSequence &s : list) {
+    wanted += s.rows;
+    longest = std::max(longest, causal_blocks(s.rows - 1, s.q_len, s.offset, args_.block));
+  }
+  const ScoreTile tile = score_tile(device_, args_.gate, wanted, longest, 128);
+  ScoreParams p = score_params(args_.gate, args_.block);
+  set_mask(p);
+  set_rows(*device_.recorder, list, tile.rows, p);
+  // In logarithms. Nothing is above 1; above 0 is what f32 can tell from it.
+  const float t = float(args_.rule.threshold);
+  p.threshold = t >= 1 ? std::numeric_limits<float>::infinity() : std::max(std::log2(t), -149.0f);
+  if (tile.rows <= 64) {
+    // As many tiles of columns as leave room for a second block of threads.
+    const int64_t room = device_.caps.max_shared / 2 - score_shared(tile.rows, 0);
+    const int64_t each = score_shared(tile.rows, 1) - score_shared(tile.rows, 0);
+    p.stash = int32_t(std::clamp<int64_t>(room / each, 0, ceil_div(longest, int64_t{kScoreCols})));
+  }
+  const Kernel &kernel = device_.kernel("score", std::string("select_threshold") + tile.suffix());
+  device_.recorder->launch(kernel,
+                           {.blocks = uint64_t(checked_mul(p.items, args_.q_heads)),
+                            .threads = tile.threads(),
+                            .shared = uint64_t(score_shared(tile.rows, p.stash)),
+                            .overlap = true},
+                           p);
+}
+
+void Call::select_rows(std::vector<GateSequence> &list, const float *scores, int64_t scores_head, int64_t scores_row) {
+  SelectRowsParams p{};
+  p.scores = scores;
+  p.scores_head = scores_head;
+  p.scores_row = scores_row;
+  p.threshold = float(args_.rule.threshold);
+  p.block = int32_t(args_.block);
+  p.q_heads = int32_t(args_.q_heads);
+  set_mask(p);
+  set_rows(*device_.recorder, list, 1, p);
+  device_.recorder->launch(device_.kernel("select", "select_rows"),
+                           {.blocks = uint64_t(ceil_div(int64_t{p.items} * args_.q_heads, kSelectThreads / 32)),
+                            .threads = kSelectThreads,
+                            .overlap = true},
+                           p);
+}
+
+void Call::bands(const std::vector<GateSequence> &list) {
+  const int64_t cols = row_bytes(args_) / 4 / args_.q_heads;
+  const int64_t most = cols > 0 ? std::max<int64_t>(1, kBandBytes / row_bytes(args_)) : 0;  // rows of a band
+  std::vector<GateSequence> band, dense;
+  int64_t used = 0;
+  const auto flush = [&] {
+    if (band.empty()) return;
+    ScoreParams p = score_params(args_.gate, args_.block);
+    p.scores = static_cast<float *>(args_.scratch);
+    p.scores_head = used * cols;
+    p.scores_row = cols;
+    launch_logits(device_, args_.gate, band, p);
+    select_rows(band, p.scores, p.scores_head, p.scores_row);
+    band.clear();
+    used = 0;
+  };
+  for (const GateSequence &s : list) {
+    for (int64_t row = 0; row < s.dense_row;) {
+      if (used == most) flush();
+      GateSequence part = s;
+      part.first_row = int32_t(row);
+      part.rows = int32_t(std::min(most - used, s.dense_row - row));
+      part.scores_at = (used - row) * cols;
+      band.push_back(part);
+      used += part.rows;
+      row += part.rows;
+    }
+    if (s.dense_row < s.rows) {
+      dense.push_back(s);
+      dense.back().first_row = s.dense_row;
+      dense.back().rows = s.rows - s.dense_row;
+    }
+  }
+  flush();
+  if (!dense.empty()) select_rows(dense, nullptr, 0, 0);
+}
+
+void Call::run() {
+  std::vector<GateSequence> list;
+  for (const Sequence &s : args_.sequences)
+    if (s.q_len > 0) list.push_back(rows(s));
+  if (list.empty()) return;
+  if (needs_bands(args_)) return bands(list);
+  if (args_.scores.data || args_.rule.method == SelectMethod::all)
+    return select_rows(list, args_.scores.data, args_.scores.stride_head, args_.scores.stride_token);
+  threshold(list);
+}
+
+}  // namespace
+
+uint64_t select_scratch(const CudaDevice &, const SelectArgs &args) {
+  if (!needs_bands(args)) return 0;
+  int64_t rows = 0;
+  for (const Sequence &s : args.sequences) rows += dense_row(args, s);
+  const int64_t row = row_bytes(args);
+  return uint64_t(std::max(row, std::min(kBandBytes, checked_mul(row, rows))));
+}
+
+void select(CudaDevice &device, Exec &exec, const SelectArgs &args) {
+  device.recorder->stage(exec);
+  Call(device, args).run();
 }
 
 }  // namespace seer::cuda
