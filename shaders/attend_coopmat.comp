@@ -63,7 +63,6 @@ layout(std430, binding = 6) buffer Redo { uint redo[]; };  // a bit for each ite
 
 const float kLowest = -1.0e38, kMasked = -3.0e38;
 const float kLn2 = 0.69314718055994531;
-const uint kNone = ~0u;
 
 const uint SUBGROUPS = THREADS / SIZE;
 const uint PER_HEAD = ROWS / M;  // subgroups; THREADS = HEADS * PER_HEAD * SIZE
@@ -71,6 +70,7 @@ const uint LANES = SIZE / M;     // of a row
 const uint QUADS = KEYS / LANES / 4u;  // scores of a lane, by fours
 const uint CHUNKS = DIM / 8u;          // of a row, 16 bytes each
 const uint PIECES = (KEYS * CHUNKS + THREADS - 1u) / THREADS;  // of a tile, a thread's
+const bool FULL = PIECES * THREADS == KEYS * CHUNKS;
 
 // Rows of shared memory in units of 16 bytes, one unit longer than they need so that columns lie in distinct banks.
 const uint KV_STRIDE = CHUNKS + 1u;
@@ -107,13 +107,16 @@ const bool CONVERTS = false;
 const bool CONVERTS = DTYPE == kBf16;
 #endif
 
-bool beyond = false;   // this thread met a value that f16 or a product with 0 does not bear
-uint largest_v = 0u;   // bits of this thread's largest |v|, of a bf16
+// In the loop over keys there is no branch that lanes of a subgroup could take differently: attend_flexible.comp says
+// why.
+uint beyond = 0u;     // not 0: this thread met a value that f16 or a product with 0 does not bear
+uint largest_v = 0u;  // bits of this thread's largest |v|, of a bf16
 
 uint convert_word(uint w) {
   const vec2 x = vec2(uintBitsToFloat(w << 16), uintBitsToFloat(w & 0xffff0000u));
   // In this form NaN is beyond, too.
-  if (!(abs(x.x) <= 65504.0 && abs(x.y) <= 65504.0)) beyond = true;
+  const bool low = abs(x.x) <= 65504.0, high = abs(x.y) <= 65504.0;
+  beyond |= low && high ? 0u : 1u;
   return packHalf2x16(x);
 }
 
@@ -122,18 +125,13 @@ uvec4 converted(uvec4 w) {
   return uvec4(convert_word(w.x), convert_word(w.y), convert_word(w.z), convert_word(w.w));
 }
 
-// Whether any of the 16-bit values is Inf or NaN.
-bool has_specials(uvec4 w) {
-  const uint exponent = DTYPE == kF16 ? 0x7c00u : 0x7f80u;
-  const bvec4 low = equal(w & exponent, uvec4(exponent));
-  const bvec4 high = equal(w >> 16 & exponent, uvec4(exponent));
-  return any(low) || any(high);
-}
-
 void measure_v(uvec4 w) {
   const uvec4 most = max(w & 0x7fffu, w >> 16 & 0x7fffu);
   largest_v = max(largest_v, max(max(most.x, most.y), max(most.z, most.w)));
 }
+
+uint own_head() { return gl_SubgroupID / PER_HEAD; }
+#include "attend_walk.glsl"
 
 uint thread() { return gl_SubgroupID * SIZE + gl_SubgroupInvocationID; }
 
@@ -141,79 +139,34 @@ void subgroup_sync() {
   controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease);
 }
 
-// A tile's place: where it begins among the keys and in the window's tensors, and how many of its keys exist.
-struct Tile {
-  uint key, k_at, v_at, present;
-  bool edge;  // some row must not see all of its keys
-  bool kept;  // by this subgroup's head
-};
-
 uvec4 load_k(Tile t, uint piece) {
   const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  if (row >= t.present) return uvec4(0u);
-  return converted(k_chunk(t.k_at + row * p.k_token, x % CHUNKS));
+  const bool there = row < t.present;
+  const uvec4 w = k_chunk(t.k_at + (there ? row * p.k_token : 0u), x % CHUNKS);
+  return converted(there ? w : uvec4(0u));
 }
 
 uvec4 load_v(Tile t, uint piece) {
   const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  if (row >= t.present) return uvec4(0u);
-  const uvec4 w = v_chunk(t.v_at + row * p.v_token, x % CHUNKS);
+  const bool there = row < t.present;
+  const uvec4 loaded = v_chunk(t.v_at + (there ? row * p.v_token : 0u), x % CHUNKS);
+  const uvec4 w = there ? loaded : uvec4(0u);
   if (CONVERTS) measure_v(w);
-  if (!CONVERTS && t.edge && has_specials(w)) beyond = true;
+  if (!CONVERTS) beyond |= t.edge ? specials(w) : 0u;
   return converted(w);
 }
 
 void keep(uint first, uint piece, uvec4 w) {
   const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  if (row < KEYS) kv_tile[first + row * KV_STRIDE + x % CHUNKS] = w;
+  if (FULL || row < KEYS) kv_tile[first + row * KV_STRIDE + x % CHUNKS] = w;
 }
 
-// The walk over the tiles of the blocks that some head keeps.
-struct Walk {
-  uint k_base, v_base, mask_at;
-  uint sees, end;  // the last key that the first row sees; keys from `end` on are seen by no row
-  uint word;       // of the mask, kNone before the first
-  uint any_bits;   // blocks of that word still to come
-  uint own_bits;   // all blocks of that word that this subgroup's head keeps
-  uint left;       // keys of the block still to come
-};
-Walk walk;
-Tile next;
 uvec4 k_ahead[PIECES], v_ahead[PIECES];
 
-uint own_head() { return gl_SubgroupID / PER_HEAD; }
-
-// Goes to the next tile, its key kNone at the end, and begins to load it.
+// Goes to the next tile and begins to load it.
 void advance() {
-  if (walk.left > KEYS && next.key + KEYS < walk.end) {
-    walk.left -= KEYS;
-    next.key += KEYS;
-  } else {
-    const uint last = (walk.end - 1u) / BLOCK;
-    while (walk.any_bits == 0u && walk.word != last / 32u) {
-      walk.word++;
-      walk.any_bits = walk.own_bits = (p.flags & kAttendMask) != 0u ? 0u : ~0u;
-      if ((p.flags & kAttendMask) != 0u)
-        [[unroll]] for (uint h = 0; h < HEADS; h++) {
-          const uint bits = mask_words[walk.mask_at + h * p.mask_head + walk.word];
-          walk.any_bits |= bits;
-          if (h == own_head()) walk.own_bits = bits;
-        }
-      if (walk.word == last / 32u) walk.any_bits &= ~0u >> (31u - last % 32u);
-    }
-    next.key = kNone;
-    if (walk.any_bits == 0u) return;
-    const uint bit = uint(findLSB(walk.any_bits));
-    walk.any_bits &= walk.any_bits - 1u;
-    walk.left = BLOCK;
-    next.key = (walk.word * 32u + bit) * BLOCK;
-    next.kept = (walk.own_bits >> bit & 1u) != 0u;
-  }
-  next.k_at = walk.k_base + next.key * p.k_token;
-  next.v_at = walk.v_base + next.key * p.v_token;
-  next.present = min(p.key_end - next.key, KEYS);
-  next.edge = next.key + KEYS > min(walk.sees + 1u, p.key_end);
-  if (AHEAD)
+  step_walk();
+  if (AHEAD && next.key != kNone)
     [[unroll]] for (uint x = 0; x < PIECES; x++) {
       k_ahead[x] = load_k(next, x);
       v_ahead[x] = load_v(next, x);
@@ -260,7 +213,7 @@ void main() {
   const uint w = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x;
   if (w >= p.count) return;
   const uint item = p.first + w, units = p.heads / HEADS;
-  const uint head0 = item % units * HEADS, kv_head = head0 / p.group;
+  const uint head0 = item % units * HEADS;
   const uint tile_index = p.tiles - 1u - item / units;  // long rows first
   const uint query0 = tile_index * ROWS;
   const uint queries = min(p.q_rows - query0, ROWS);
@@ -298,16 +251,8 @@ void main() {
   // that the rounding of the weights, whichever way it goes, does not shift their mean.
   float highest = kLowest, total = 0.0, rounded = 0.0;
 
-  const uint sees = p.position + query0;
-  walk.k_base = p.k_base + kv_head * p.k_head;
-  walk.v_base = p.v_base + kv_head * p.v_head;
-  walk.mask_at = p.mask_base + head0 * p.mask_head + query0 / BLOCK * p.mask_row;
-  walk.sees = sees;
-  walk.end = min(sees + queries, p.key_end);
-  walk.word = kNone;
-  walk.any_bits = 0u;
-  walk.left = 0u;
-
+  begin_walk(head0, query0, queries);
+  const uint sees = walk.sees;
   advance();
   [[dont_unroll]] while (next.key != kNone) {
     const Tile tile = next;
@@ -319,7 +264,8 @@ void main() {
     barrier();
     if (AHEAD && APART) advance();
     // Subgroup-uniform: whether some row of this subgroup sees some key of the tile.
-    const bool on = tile.kept && tile.key <= sees + own_row0 + M - 1u && own_row0 < queries;
+    const bool sees_some = tile.key <= sees + own_row0 + M - 1u, has_rows = own_row0 < queries;
+    const bool on = tile.kept && sees_some && has_rows;
     if (on) {
       for (uint n = 0; n < KEYS / N; n++) {
         ACC scores = ACC(0.0);
@@ -426,7 +372,7 @@ void main() {
   }
 
   // Marks: 1 = out of range, 2 = some V is large enough for f16's absolute error not to matter, 4 = some V is not 0.
-  uint mark = beyond ? 1u : 0u;
+  uint mark = beyond != 0u ? 1u : 0u;
   if (CONVERTS) mark |= (largest_v >= 0x3a80u ? 2u : 0u) | (largest_v != 0u ? 4u : 0u);  // 0x3a80: 2^-10
   if (mark != 0u) atomicOr(marks, mark);
   barrier();

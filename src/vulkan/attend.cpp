@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../../shaders/attend_args.h"
+#include "attend_layout.h"
 #include "attend_parts.h"
 #include "attend_proof.h"
 #include "attend_tile.h"
@@ -29,6 +30,7 @@ AttendShape shape_of(const AttendArgs &args) {
   shape.paired = shape.dtype == DType::f32 || (shape.dim % 2 == 0 && begins_at(args.q, 4) && begins_at(args.k, 4) &&
                                                begins_at(args.v, 4) && begins_at(args.out, 4));
   shape.wide = begins_at(args.q, 16) && begins_at(args.k, 16) && begins_at(args.v, 16);
+  shape.wide_out = begins_at(args.out, 16);
   return shape;
 }
 
@@ -60,15 +62,13 @@ Scratch scratch_of(const Caps &caps, const AttendArgs &args) {
   return scratch;
 }
 
-// The cooperative-matrix kernels of a call: for one head at a time, and for two of a group.
-struct CoopKernels {
-  std::optional<AttendKernel> single, pair;
-};
+// The matrix kernels of a call, those for many heads of a group first.
+using MatrixKernels = std::vector<AttendKernel>;
 
 class Attend {
 public:
-  Attend(VulkanDevice &device, Exec &exec, const AttendArgs &args, const AttendShape &shape, CoopKernels kernels)
-      : device_(device), recorder_(*device.recorder), exec_(exec), args_(args), coop_(std::move(kernels)) {
+  Attend(VulkanDevice &device, Exec &exec, const AttendArgs &args, const AttendShape &shape, MatrixKernels kernels)
+      : device_(device), recorder_(*device.recorder), exec_(exec), args_(args), matrix_(std::move(kernels)) {
     int64_t rows = 0;
     for (const Sequence &s : args.sequences) rows += s.q_len * args.q.heads;
     scalar_ = attend_scalar(device.caps, shape, rows);
@@ -77,10 +77,11 @@ public:
   }
 
   void run() {
-    if (coop_.single) recorder_.fill_zero(redo_address(0), scratch_.redo_words * 4);
+    if (!matrix_.empty()) recorder_.fill_zero(redo_address(0), scratch_.redo_words * 4);
     attend_parts(device_.caps, args_, [&](const AttendPart &p) {
-      const std::optional<AttendKernel> &coop = coop_.pair && p.heads % 2 == 0 ? coop_.pair : coop_.single;
-      record(p, coop && p.whole() && reserve_redo(p) ? *coop : scalar_);
+      const auto fits = [&](const AttendKernel &k) { return p.heads % k.heads == 0; };
+      const auto kernel = std::find_if(matrix_.begin(), matrix_.end(), fits);
+      record(p, kernel != matrix_.end() && p.whole() && reserve_redo(p) ? *kernel : scalar_);
     });
     beside_ = false;
     for (const Again &again : redos_) dispatch(redo_, again.windows, again.push, again.words, 1e4, 0);
@@ -187,7 +188,7 @@ private:
     const auto flops = [&](int64_t keys) {
       return 4.0 * kernel.rows * kernel.heads * double(keys) * double(args_.q.dim);
     };
-    if (kernel.tier == AttendTier::coopmat) {
+    if (kernel.tier != AttendTier::scalar) {
       const uint64_t words = redo_words(p);
       show_keys(p, 0, p.keys(), windows, push);
       show_state(redo_address(redo_used_ - words), words * 4, windows, push);
@@ -226,7 +227,7 @@ private:
   Exec &exec_;
   const AttendArgs &args_;
   AttendKernel scalar_, redo_;
-  const CoopKernels coop_;
+  const MatrixKernels matrix_;
   Scratch scratch_;
   uint64_t redo_used_ = 0;  // words
   std::vector<Again> redos_;
@@ -236,7 +237,7 @@ private:
 // A small call with everything that has gone wrong in drivers before: rows that keep different numbers of blocks and
 // none at all, a tail, an offset that is off the blocks' grid. Returns what is wrong, or "".
 std::string test_kernel(VulkanDevice &device, const AttendShape &shape, const AttendKernel &kernel) {
-  AttendProof proof(shape, kernel.heads);
+  AttendProof proof(shape, kernel.heads, kernel.dense);
   const Memory memory = device.memory->alloc(proof.bytes());
   struct Freed {
     VulkanDevice &device;
@@ -250,7 +251,7 @@ std::string test_kernel(VulkanDevice &device, const AttendShape &shape, const At
   const Freed freed_scratch{device, scratch_memory};
   args.scratch = scratch_memory.address;
   Exec exec;
-  Attend(device, exec, args, shape, {.single = kernel, .pair = kernel}).run();
+  Attend(device, exec, args, shape, kernel.tier == AttendTier::scalar ? MatrixKernels{} : MatrixKernels{kernel}).run();
   std::vector<std::byte> output(proof.output_bytes());
   device.recorder->read(static_cast<std::byte *>(memory.address) + proof.input().size(), output.data(), output.size());
   return proof.fault(output);
@@ -269,19 +270,45 @@ std::optional<AttendKernel> proven(VulkanDevice &device, const AttendShape &shap
     return kernel;
   } catch (const Error &error) {
     if (error.status() != Status::unsupported) throw;
-    device.log(LogLevel::warn, "attend falls back to its scalar kernel: %s", error.what());
+    device.log(LogLevel::warn, "attend does without one of its kernels: %s", error.what());
     return std::nullopt;
   }
 }
 
-CoopKernels choose_coopmat(VulkanDevice &device, const AttendArgs &args, const AttendShape &shape) {
-  CoopKernels kernels;
-  const uint32_t redo_rows = redo_kernel(device.caps, shape).rows;
+// The best tier of which a kernel for one head at a time is right on this device, with more heads where that pays.
+MatrixKernels choose_kernels(VulkanDevice &device, const AttendArgs &args, const AttendShape &shape) {
+  const Caps &caps = device.caps;
+  const uint32_t redo_rows = redo_kernel(caps, shape).rows;
+  const int64_t group = args.q.heads / args.k.heads;
   std::string why;
-  kernels.single = proven(device, shape, attend_coopmat(device.caps, shape, 1, redo_rows, why));
-  // Dense rows: all heads of a group want the same keys.
-  if (kernels.single && !args.mask.words && args.q.heads / args.k.heads % 2 == 0)
-    kernels.pair = proven(device, shape, attend_coopmat(device.caps, shape, 2, redo_rows, why));
+  const auto kernel = [&](AttendTier tier, uint32_t heads) -> std::optional<AttendKernel> {
+    if (tier == AttendTier::coopmat) return proven(device, shape, attend_coopmat(caps, shape, heads, redo_rows, why));
+    // Its scores meet their maximum before they are scaled.
+    if (!(args.scale >= kFlexibleScale.first && args.scale <= kFlexibleScale.second)) return std::nullopt;
+    for (const CoopShape &matrix : attend_matrices(caps, shape.dtype)) {
+      if (caps.tier < AttendTier::flexible) break;
+      const auto layout = coop_layout(device, matrix, attend_subgroup(caps));
+      if (!layout) continue;
+      if (auto k = proven(device, shape, attend_flexible(caps, shape, matrix, *layout, heads, redo_rows, why)))
+        return k;
+    }
+    return std::nullopt;
+  };
+  MatrixKernels kernels;
+  for (const AttendTier tier : {AttendTier::flexible, AttendTier::coopmat}) {
+    if (const auto single = kernel(tier, 1)) kernels.push_back(*single);
+    if (kernels.empty()) continue;
+    // Dense rows: all heads of a group want the same keys.
+    const uint32_t most = tier == AttendTier::coopmat || caps.software() ? 2 : 4;
+    for (uint32_t heads = args.mask.words ? 1 : most; heads > 1; heads /= 2) {
+      if (group % heads != 0) continue;
+      const auto together = kernel(tier, heads);
+      if (!together) continue;
+      kernels.insert(kernels.begin(), *together);
+      break;
+    }
+    break;
+  }
   return kernels;
 }
 
@@ -290,7 +317,7 @@ CoopKernels choose_coopmat(VulkanDevice &device, const AttendArgs &args, const A
 void attend(VulkanDevice &device, Exec &exec, const AttendArgs &args) {
   if (std::all_of(args.sequences.begin(), args.sequences.end(), [](const Sequence &s) { return s.q_len == 0; })) return;
   const AttendShape shape = shape_of(args);
-  Attend(device, exec, args, shape, args.scratch ? choose_coopmat(device, args, shape) : CoopKernels{}).run();
+  Attend(device, exec, args, shape, args.scratch ? choose_kernels(device, args, shape) : MatrixKernels{}).run();
 }
 
 uint64_t attend_scratch(const VulkanDevice &device, const AttendArgs &args) {

@@ -15,8 +15,8 @@ uint64_t padded(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
-AttendProof::AttendProof(const AttendShape &shape, int64_t heads)
-    : shape_(shape), group_(heads), q_heads_(heads * kKvHeads), size_(element_size(shape.dtype)) {
+AttendProof::AttendProof(const AttendShape &shape, int64_t heads, bool dense)
+    : shape_(shape), group_(heads), q_heads_(heads * kKvHeads), dense_(dense), size_(element_size(shape.dtype)) {
   sequence_.q_len = 2 * shape.block + shape.block / 2 + 3;
   sequence_.k_len = sequence_.q_len + shape.block + 5;
   sequence_.total_len = sequence_.k_len;
@@ -83,7 +83,7 @@ AttendArgs AttendProof::args(std::byte *base) const {
   args.out = tokens(input_.size(), q_heads_);
   args.lse.data = reinterpret_cast<float *>(base + input_.size() + out_bytes_);
   args.lse.stride_head = sequence_.q_len;
-  args.mask.words = reinterpret_cast<uint32_t *>(base + q_bytes_ + 2 * kv_bytes_);
+  if (!dense_) args.mask.words = reinterpret_cast<uint32_t *>(base + q_bytes_ + 2 * kv_bytes_);
   args.mask.stride_row = mask_words_;
   args.mask.stride_head = sequence_.q_blocks(shape_.block) * mask_words_;
   args.scale = kScale;
@@ -99,12 +99,12 @@ std::string AttendProof::fault(const std::vector<std::byte> &output) const {
   for (int64_t head = 0; head < q_heads_; head++)
     for (int64_t i = 0; i < sequence_.q_len; i += 11) {
       const int64_t position = sequence_.offset() + i;
-      const uint32_t *row = host.mask.row(0, head, i / shape_.block);
+      const uint32_t *row = dense_ ? nullptr : host.mask.row(0, head, i / shape_.block);
       keys.clear();
       weights.clear();
       double most = -std::numeric_limits<double>::infinity();
       for (int64_t t = 0; t <= position; t++) {
-        if (!mask_test(row, t / shape_.block)) continue;
+        if (row && !mask_test(row, t / shape_.block)) continue;
         double dot = 0;
         for (int64_t d = 0; d < shape_.dim; d++)
           dot += double(value(q(i, head) + d * size_)) * double(value(kv(false, t, head / group_) + d * size_));

@@ -12,7 +12,7 @@ namespace seer::vulkan {
 class AttendProof {
 public:
   // heads: query heads of a KV head.
-  AttendProof(const AttendShape &shape, int64_t heads);
+  AttendProof(const AttendShape &shape, int64_t heads, bool dense);
   AttendProof(const AttendProof &) = delete;
   AttendProof &operator=(const AttendProof &) = delete;
 
@@ -33,6 +33,7 @@ private:
 
   const AttendShape shape_;
   const int64_t group_, q_heads_;
+  const bool dense_;
   int64_t size_ = 0;  // bytes of an element
   Sequence sequence_;
   uint64_t q_bytes_ = 0, kv_bytes_ = 0, mask_bytes_ = 0, out_bytes_ = 0, lse_bytes_ = 0;

@@ -1,7 +1,9 @@
 #include "attend_tile.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "../../shaders/attend_args.h"
@@ -96,26 +98,42 @@ bool sound(const CoopTile &t, const AttendShape &s) {
          divides(t.keys, s.block) && divides(m, t.rows) && divides(t.rows, s.block) && divides(8 * lanes, t.keys);
 }
 
+// What all kernels with matrices need; "" = it is there.
+std::string lacks(const Caps &caps, const AttendShape &shape, AttendTier tier) {
+  if (caps.tier < tier) return "SEER_VK_TIER";
+  if (!caps.coopmat || caps.coop_shapes.empty()) return "the device has no cooperative matrices";
+  if (!caps.fp16) return "the device has no f16 arithmetic";
+  constexpr uint32_t ops = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_VOTE_BIT |
+                           VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+  if ((caps.subgroup_ops & ops) != ops) return "the device lacks subgroup votes, ballots or shuffles";
+  if (shape.dtype == DType::f32) return "f32 tensors";
+  return {};
+}
+
+bool chooses_sizes(const Caps &caps) { return caps.subgroup_size_control && caps.full_subgroups; }
+
 }  // namespace
+
+std::vector<CoopShape> attend_matrices(const Caps &caps, DType dtype) {
+  const bool own_bf16 = dtype == DType::bf16 && std::any_of(caps.coop_shapes.begin(), caps.coop_shapes.end(),
+                                                            [](const CoopShape &s) { return s.bf16; });
+  std::vector<CoopShape> matrices;
+  std::copy_if(caps.coop_shapes.begin(), caps.coop_shapes.end(), std::back_inserter(matrices),
+               [&](const CoopShape &s) { return s.bf16 == own_bf16; });
+  return matrices;
+}
+
+uint32_t attend_subgroup(const Caps &caps) {
+  constexpr uint32_t kIntel = 0x8086;
+  return chooses_sizes(caps) && caps.vendor_id == kIntel ? caps.min_subgroup_size : caps.subgroup_size;
+}
 
 std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads,
                                            uint32_t redo_rows, std::string &why) {
-  if (const char *tier = std::getenv("SEER_VK_TIER"); tier && std::string(tier) == "scalar") why = "SEER_VK_TIER";
-  if (!caps.coopmat || caps.coop_shapes.empty()) why = "the device has no cooperative matrices";
-  if (!caps.fp16) why = "the device has no f16 arithmetic";
-  constexpr uint32_t ops =
-      VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_VOTE_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
-  if ((caps.subgroup_ops & ops) != ops) why = "the device lacks subgroup votes or shuffles";
-  if (shape.dtype == DType::f32) why = "f32 tensors";
+  why = lacks(caps, shape, AttendTier::coopmat);
   if (!why.empty()) return std::nullopt;
-  // bf16 on its own matrices where there are some, else on f16's.
-  const bool own_bf16 = shape.dtype == DType::bf16 && std::any_of(caps.coop_shapes.begin(), caps.coop_shapes.end(),
-                                                                  [](const CoopShape &s) { return s.bf16; });
-  constexpr uint32_t kIntel = 0x8086;
-  const bool sizes = caps.subgroup_size_control && caps.full_subgroups;
-  const uint32_t size = sizes && caps.vendor_id == kIntel ? caps.min_subgroup_size : caps.subgroup_size;
-  for (const CoopShape &s : caps.coop_shapes) {
-    if (s.bf16 != own_bf16) continue;
+  const uint32_t size = attend_subgroup(caps);
+  for (const CoopShape &s : attend_matrices(caps, shape.dtype))
     for (const uint32_t keys : {choice("TILE_KEYS", 32), 16u})
       for (uint32_t rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64))); rows >= redo_rows;
            rows /= 2)
@@ -134,21 +152,99 @@ std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &
           kernel.tier = AttendTier::coopmat;
           kernel.rows = rows;
           kernel.heads = heads;
-          kernel.key = {.module = own_bf16 ? "attend_coopmat_bf16" : "attend_coopmat_f16",
+          kernel.key = {.module = s.bf16 ? "attend_coopmat_bf16" : "attend_coopmat_f16",
                         .constants = {t.threads(), rows, keys, heads, uint32_t(shape.dim), uint32_t(shape.block),
                                       uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide), size, s.m,
                                       s.n, s.k, uint32_t(t.ahead), uint32_t(t.apart), uint32_t(t.spread),
                                       choice("TILE_EVEN", caps.software()), redo_rows},
                         .bindings = kAttendBindings,
                         .push_bytes = sizeof(AttendPush),
-                        .subgroup_size = sizes ? size : 0,
-                        .full_subgroups = sizes,
+                        .subgroup_size = chooses_sizes(caps) ? size : 0,
+                        .full_subgroups = chooses_sizes(caps),
                         .shared_bytes = t.shared_bytes(shape.dim)};
           return kernel;
         }
-  }
   why = "no tile of the device's matrix shapes fits this head dim and block";
   return std::nullopt;
+}
+
+namespace {
+
+constexpr float kFlexibleSlack = 8;  // weights of up to 2^8
+
+struct FlexibleTile {
+  uint32_t rows, keys, heads, tiles, step, size, m, n;
+
+  uint32_t own() const { return tiles * m; }  // rows of a subgroup
+  uint32_t threads() const { return heads * rows / own() * size; }
+  // What attend_flexible.comp declares.
+  uint32_t shared_bytes(int64_t dim) const { return 16 * 2 * keys * ((uint32_t(dim) / 8) | 1) + 4 * m * n + 16; }
+};
+
+bool sound(const FlexibleTile &t, const AttendShape &s) {
+  return divides(t.n, s.dim) && divides(8, s.dim) && divides(t.rows, s.block) && divides(t.keys, s.block) &&
+         divides(t.own(), t.rows) && divides(t.step, t.keys) && divides(t.n, t.step) && divides(t.m, 2 * t.keys) &&
+         divides(4, t.m * t.n);
+}
+
+// The more rows a subgroup has, the fewer loads of K and V from shared memory for each product; but two tiles of rows
+// are all that registers bear, and only several heads leave enough subgroups then.
+std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
+                                          uint32_t heads, uint32_t redo_rows) {
+  // Software drivers compile for minutes what is unrolled that much.
+  const uint32_t best_keys = choice("TILE_KEYS", caps.software() ? 16 : heads >= 4 ? 64 : 32);
+  const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
+  for (const uint32_t tiles : {choice("TILE_TILES", heads >= 2 ? 2 : 1), 1u})
+    for (uint32_t keys = best_keys; keys >= 16; keys /= 2)
+      for (uint32_t rows = best_rows; rows >= redo_rows; rows /= 2) {
+        const FlexibleTile t{.rows = rows,
+                             .keys = keys,
+                             .heads = heads,
+                             .tiles = tiles,
+                             .step = std::min(choice("TILE_STEP", heads >= 4 ? 16 : 32), keys),
+                             .size = attend_subgroup(caps),
+                             .m = matrix.m,
+                             .n = matrix.n};
+        if (sound(t, shape) && t.threads() <= caps.max_invocations && t.shared_bytes(shape.dim) <= caps.max_shared)
+          return t;
+      }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
+                                            const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
+                                            std::string &why) {
+  why = lacks(caps, shape, AttendTier::flexible);
+  if (matrix.bf16 != (shape.dtype == DType::bf16)) why = "the device has no matrices of bf16";
+  if (!shape.wide) why = "rows that do not begin at multiples of 16 bytes";
+  if (shape.dim > kFlexibleDim) why = "a head dim beyond " + std::to_string(kFlexibleDim);
+  if (!why.empty()) return std::nullopt;
+  const auto tile = flexible_tile(caps, shape, matrix, heads, redo_rows);
+  if (!tile) {
+    why = "no tile of the device's matrix shapes fits this head dim and block";
+    return std::nullopt;
+  }
+  const FlexibleTile &t = *tile;
+  AttendKernel kernel;
+  kernel.tier = AttendTier::flexible;
+  kernel.rows = t.rows;
+  kernel.heads = heads;
+  kernel.dense = heads > 1;
+  kernel.key = {.module = matrix.bf16 ? "attend_flexible_bf16" : "attend_flexible_f16",
+                .constants = {t.threads(), t.rows, t.keys, heads, uint32_t(shape.dim), uint32_t(shape.block)},
+                .bindings = kAttendBindings,
+                .push_bytes = sizeof(AttendPush),
+                .subgroup_size = chooses_sizes(caps) ? t.size : 0,
+                .full_subgroups = chooses_sizes(caps),
+                .shared_bytes = t.shared_bytes(shape.dim)};
+  const uint32_t ahead = choice("TILE_AHEAD", 0), slack = std::bit_cast<uint32_t>(kFlexibleSlack);
+  for (const uint32_t more : {uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide_out), t.size, t.m, t.n,
+                              t.tiles, t.step, ahead, layout.slots, layout.slot_shift, layout.lane_bits, slack,
+                              redo_rows, uint32_t(heads > 1 && !kernel.dense)})
+    kernel.key.constants.push_back(more);
+  return kernel;
 }
 
 // attend.comp's kStateOf: the output, a maximum and a sum for each of the threads that share the row.

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../dtype.h"
 #include "pipelines.h"
@@ -16,18 +18,17 @@ struct AttendShape {
   int64_t block = 0;
   // Every row of q, k, v and out begins at an even element and dim is even: 16-bit kernels move whole words.
   bool paired = false;
-  bool wide = false;  // every row of q, k and v begins at a multiple of 16 bytes
+  bool wide = false;      // every row of q, k and v begins at a multiple of 16 bytes
+  bool wide_out = false;  // and every row of out
 };
-
-// Which kernels there are, worst first. SEER_VK_TIER names the best that may be used.
-enum class AttendTier { scalar, coopmat };
 
 // A kernel and what the host must know of it.
 struct AttendKernel {
   KernelKey key;
   uint32_t rows = 0;   // queries of an item; divides the block
   uint32_t heads = 1;  // of an item; divides the GQA group
-  // scalar: can go on from an earlier window of keys. coopmat: cannot, and marks items for scalar to compute again.
+  bool dense = false;  // takes no mask
+  // scalar: can go on from an earlier window of keys. The others: cannot, and mark items for scalar to compute again.
   AttendTier tier = AttendTier::scalar;
 };
 
@@ -39,6 +40,21 @@ AttendKernel attend_scalar(const Caps &caps, const AttendShape &shape, int64_t r
 // the rows of scalar's items. Nothing, with the reason in `why`, where the device or the shape does not allow it.
 std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads,
                                            uint32_t redo_rows, std::string &why);
+
+// Cooperative matrices whose layout is known (shaders/attend_flexible.comp): the softmax stays in registers. As
+// attend_coopmat otherwise.
+std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
+                                            const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
+                                            std::string &why);
+
+// The least and the largest scale that it takes, and the most channels.
+constexpr std::pair<double, double> kFlexibleScale{1e-15, 1e6};
+constexpr int64_t kFlexibleDim = 128;
+
+// The matrices that a call of such tensors is for, the best first: bf16 on its own where there are some, else on f16's.
+std::vector<CoopShape> attend_matrices(const Caps &caps, DType dtype);
+// Of the subgroups that multiply them.
+uint32_t attend_subgroup(const Caps &caps);
 
 // Bytes of state of one row, of kernels that can go on from it.
 uint64_t attend_state_bytes(int64_t dim);

@@ -305,6 +305,14 @@ void override_caps(Caps &caps) {
   take_away("COOPMAT2_WORKGROUP", caps.coopmat2_workgroup);
   take_away("COOPMAT2_TENSOR", caps.coopmat2_tensor);
   if (!caps.coopmat) take_coopmat_away(caps);
+  if (const char *tier = std::getenv("SEER_VK_TIER"); tier && *tier) {
+    constexpr const char *kNames[] = {"scalar", "coopmat", "flexible"};
+    const auto *named =
+        std::find_if(std::begin(kNames), std::end(kNames), [&](auto n) { return !std::strcmp(n, tier); });
+    SEER_REQUIRE(named != std::end(kNames), Status::invalid_argument,
+                 "SEER_VK_TIER is '%s'; expected scalar, coopmat or flexible", tier);
+    caps.tier = std::min(caps.tier, AttendTier(named - std::begin(kNames)));
+  }
   if (!caps.bf16_coopmat) {
     std::erase_if(caps.coop_shapes, [](const CoopShape &s) { return s.bf16; });
     std::erase_if(caps.coop_flexible, [](const CoopFlexible &s) { return s.bf16; });

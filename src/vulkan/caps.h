@@ -17,6 +17,14 @@ struct CoopShape {
   bool bf16 = false;  // A and B; else f16
   bool operator==(const CoopShape &) const = default;
 };
+// Where the lanes of a subgroup hold the elements of an accumulator, and of an A matrix just so: element e of a lane
+// lies in the lane's row (e >> slot_shift) % slots; lanes that share a row differ in lane_bits alone.
+struct CoopLayout {
+  uint32_t slots = 0, slot_shift = 0, lane_bits = 0;
+  bool operator==(const CoopLayout &) const = default;
+};
+// The kernels of attend, worst first.
+enum class AttendTier { scalar, coopmat, flexible };
 // Granularity of flexible dimensions (NV_cooperative_matrix2), f32 C.
 struct CoopFlexible {
   uint32_t m = 0, n = 0, k = 0;
@@ -70,6 +78,8 @@ struct Caps {
   bool coopmat2_per_element = false, coopmat2_workgroup = false, coopmat2_tensor = false, coopmat2_block_loads = false;
   uint32_t coopmat2_max_dimension = 0, coopmat2_max_workgroup = 0, coopmat2_reserved_shared = 0;
   std::vector<CoopFlexible> coop_flexible;
+
+  AttendTier tier = AttendTier::flexible;  // the best that attend may use
 
   // How work is cut.
   double submit_ms = 50;     // what one submission may take

@@ -3,7 +3,10 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../backend.h"
 #include "caps.h"
@@ -38,6 +41,8 @@ struct Gpu {
   Caps requested;  // before the self-test took anything away
   std::mutex self_test_mutex;
   bool self_tested = false;  // under it
+  std::mutex layouts_mutex;
+  std::vector<std::pair<CoopShape, std::optional<CoopLayout>>> layouts;  // asked for so far (attend_layout.h), under it
 
   Gpu() = default;
   ~Gpu();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "status.h"
+#include "vulkan/attend_layout.h"
 #include "vulkan/attend_parts.h"
 #include "vulkan/attend_tile.h"
 
@@ -150,6 +151,104 @@ TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
   CHECK(attend_coopmat(caps, bf16, 1, 16, why)->key.module == "attend_coopmat_bf16");
   CHECK(!attend_coopmat(caps, {.dtype = DType::f32, .dim = 128, .block = 64}, 1, 16, why));
   CHECK(!why.empty());
+}
+
+// What the lanes of a subgroup say they hold, where row(lane, e) and column(lane, e) are the driver's way.
+template <class Row, class Column>
+std::vector<uint32_t> numbers_of(const CoopShape &shape, uint32_t size, Row row, Column column) {
+  const uint32_t length = shape.m * shape.n / size;
+  std::vector<uint32_t> numbers(2 * size_t(length + 1) * size, ~0u);
+  for (uint32_t lane = 0; lane < size; lane++)
+    for (uint32_t e = 0; e < length; e++)
+      for (uint32_t a : {0u, 1u}) numbers[(2 * e + a) * size + lane] = row(lane, e) * shape.n + column(lane, e);
+  return numbers;
+}
+
+TEST_CASE("vulkan attend: layouts of matrices") {
+  const CoopShape square{16, 16, 16};
+  // NVIDIA: four lanes a row, two rows a lane.
+  auto numbers = numbers_of(
+      square, 32, [](uint32_t lane, uint32_t e) { return lane / 4 + 8 * (e / 4); },
+      [](uint32_t lane, uint32_t e) { return lane % 4 * 2 + e % 2 + 8 * (e / 2 % 2); });
+  CHECK(find_layout(square, 32, numbers) == CoopLayout{.slots = 2, .slot_shift = 2, .lane_bits = 3});
+  // lavapipe: a lane holds a column.
+  const CoopShape small{8, 8, 8};
+  CHECK(find_layout(small, 8,
+                    numbers_of(
+                        small, 8, [](uint32_t, uint32_t e) { return e; }, [](uint32_t l, uint32_t) { return l; })) ==
+        CoopLayout{.slots = 8, .slot_shift = 0, .lane_bits = 7});
+  // A lane holds a row of its own.
+  CHECK(find_layout(small, 8,
+                    numbers_of(
+                        small, 8, [](uint32_t l, uint32_t) { return l; }, [](uint32_t, uint32_t e) { return e; })) ==
+        CoopLayout{.slots = 1, .slot_shift = 0, .lane_bits = 0});
+  // Rows that no bits of an element's or a lane's number tell.
+  CHECK(!find_layout(
+      small, 8,
+      numbers_of(
+          small, 8, [](uint32_t l, uint32_t e) { return (l + e) % 8; }, [](uint32_t l, uint32_t) { return l; })));
+  CHECK(!find_layout({16, 8, 16}, 32, numbers));  // N is not K
+
+  auto wrong = numbers;
+  std::swap(wrong[32], wrong[33]);  // A is not held as accumulators are
+  CHECK(!find_layout(square, 32, wrong));
+  wrong = numbers;
+  wrong[0] = wrong[1] = numbers[2];  // an element twice, another never
+  CHECK(!find_layout(square, 32, wrong));
+  wrong = numbers;
+  wrong[2 * 8 * 32 + 5] = 7;  // a lane holds more than its share
+  CHECK(!find_layout(square, 32, wrong));
+  numbers.pop_back();
+  CHECK(!find_layout(square, 32, numbers));
+}
+
+TEST_CASE("vulkan attend: tiles of matrices of known layout keep what their kernel assumes") {
+  int found = 0;
+  for (const uint32_t m : {8u, 16u})
+    for (const uint32_t size : {8u, 16u, 32u, 64u})
+      for (const uint32_t shared : {16384u, 32768u, 49152u})
+        for (const uint32_t invocations : {128u, 256u, 1024u})
+          for (const int64_t dim : {48, 64, 80, 96, 100, 128, 256})
+            for (const int64_t block : {32, 64, 128})
+              for (const uint32_t heads : {1u, 2u, 4u}) {
+                Caps caps = caps_of(shared, invocations);
+                caps.coopmat = caps.fp16 = true;
+                caps.subgroup_size = caps.min_subgroup_size = size;
+                caps.subgroup_ops = ~0u;
+                caps.coop_shapes = {{m, m, m, false}};
+                const AttendShape shape{.dtype = DType::f16, .dim = dim, .block = block, .paired = true, .wide = true};
+                std::string why;
+                const auto kernel = attend_flexible(caps, shape, caps.coop_shapes[0], {.slots = 1}, heads, 16, why);
+                CHECK(kernel.has_value() == why.empty());
+                if (!kernel) continue;
+                found++;
+                const auto &c = kernel->key.constants;
+                const uint32_t threads = c[0], rows = c[1], keys = c[2], tiles = c[12], step = c[13];
+                REQUIRE((threads == heads * rows / (tiles * m) * size && threads <= invocations));
+                REQUIRE(kernel->key.shared_bytes <= shared);
+                REQUIRE((block % rows == 0 && block % keys == 0 && rows % 16 == 0 && kernel->rows == rows));
+                REQUIRE((keys % step == 0 && step % m == 0 && dim % m == 0 && dim <= 128));
+                REQUIRE(2 * keys % m == 0);  // a subgroup's rows of Q, and of the output, come in one load
+              }
+  CHECK(found > 100);
+
+  Caps caps = caps_of(49152, 1024);
+  caps.coopmat = caps.fp16 = true;
+  caps.subgroup_size = 32;
+  caps.subgroup_ops = ~0u;
+  caps.coop_shapes = {{16, 16, 16, false}, {16, 16, 16, true}};
+  const AttendShape bf16{.dtype = DType::bf16, .dim = 128, .block = 64, .paired = true, .wide = true};
+  std::string why;
+  CHECK(attend_matrices(caps, DType::bf16) == std::vector<CoopShape>{{16, 16, 16, true}});
+  CHECK(attend_flexible(caps, bf16, caps.coop_shapes[1], {}, 1, 16, why)->key.module == "attend_flexible_bf16");
+  CHECK(!attend_flexible(caps, bf16, caps.coop_shapes[0], {}, 1, 16, why));  // not by way of f16
+  AttendShape narrow = bf16;
+  narrow.wide = false;
+  CHECK(!attend_flexible(caps, narrow, caps.coop_shapes[1], {}, 1, 16, why));
+  caps.tier = AttendTier::coopmat;
+  CHECK(!attend_flexible(caps, bf16, caps.coop_shapes[1], {}, 1, 16, why));
+  CHECK(why == "SEER_VK_TIER");
+  CHECK(attend_coopmat(caps, bf16, 1, 16, why).has_value());
 }
 
 }  // namespace
