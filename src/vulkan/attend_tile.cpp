@@ -201,7 +201,7 @@ std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &s
                              .keys = keys,
                              .heads = heads,
                              .tiles = tiles,
-                             .step = std::min(choice("TILE_STEP", heads >= 4 ? 16 : 32), keys),
+                             .step = std::min(choice("TILE_STEP", heads >= 2 && matrix.bf16 ? 16 : 32), keys),
                              .size = attend_subgroup(caps),
                              .m = matrix.m,
                              .n = matrix.n};
