@@ -39,7 +39,7 @@ cd "$here/tests"
 echo "-- $("$python" --version) with $("$python" -c '
 import importlib.util, sys
 print(*(name for name in ("numpy", "torch", "transformers") if importlib.util.find_spec(name)) or ["nothing else"])')"
-tests=(layout calls misuse async wheel torch)
+tests=(layout calls misuse async wheel torch cuda)
 [ -z "$full" ] || tests+=(transformers)
 for name in "${tests[@]}"; do
   echo "-- test_$name"
