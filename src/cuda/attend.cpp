@@ -135,12 +135,11 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   const CUtensorMap v = encode_map(device, args.v, work.k_tokens, work.batches);
   const std::string name = std::string("attend_") + dtype_name(args.q.dtype) + "_" + std::to_string(args.q.dim);
   const Kernel &kernel = device.kernel("attend_sm90", name);
-  const auto fixed = uint64_t(device.gpu->constant("attend_sm90", name + "_shared"));
   const uint64_t lists = 4 * (2 * (kRowGroups + 1) * uint64_t(p.list_words) + 1);
   recorder.launch(kernel,
                   {.blocks = uint64_t(std::min<int64_t>(device.caps.multiprocessors, work.items)),
                    .threads = kThreads,
-                   .shared = fixed + lists},
+                   .shared = uint64_t(kernel.shared) + lists},
                   q, k, v, p);
 }
 

@@ -78,22 +78,21 @@ CUmodule Gpu::module(const char *image) {
   fail(Status::unsupported, "kernel module %s is not part of this build", image);
 }
 
-int32_t Gpu::constant(const char *image, const std::string &name) {
-  std::lock_guard lock(mutex_);
-  auto key = std::make_pair(std::string(image), name);
-  if (const auto found = constants_.find(key); found != constants_.end()) return found->second;
+// The value of a module's `int`, or 0 if it has none of that name.
+int32_t Gpu::constant(CUmodule module, const std::string &name) {
   CUdeviceptr at = 0;
   size_t size = 0;
-  check(fn.cuModuleGetGlobal(&at, &size, module(image), name.c_str()), name.c_str());
+  const CUresult result = fn.cuModuleGetGlobal(&at, &size, module, name.c_str());
+  if (result == CUDA_ERROR_NOT_FOUND) return 0;
+  check(result, name.c_str());
   int32_t value = 0;
   SEER_REQUIRE(size == sizeof value, Status::internal, "%s has %zu bytes", name.c_str(), size);
   CUstream aside = nullptr;  // not the legacy default stream, which a capture elsewhere may forbid
   check(fn.cuStreamCreate(&aside, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
-  CUresult result = fn.cuMemcpyDtoHAsync(&value, at, sizeof value, aside);
-  if (result == CUDA_SUCCESS) result = fn.cuStreamSynchronize(aside);
+  CUresult copied = fn.cuMemcpyDtoHAsync(&value, at, sizeof value, aside);
+  if (copied == CUDA_SUCCESS) copied = fn.cuStreamSynchronize(aside);
   fn.cuStreamDestroy(aside);
-  check(result, "cuMemcpyDtoHAsync");
-  constants_.emplace(std::move(key), value);
+  check(copied, "cuMemcpyDtoHAsync");
   return value;
 }
 
@@ -107,6 +106,7 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   const CUresult result = fn.cuModuleGetFunction(&kernel.function, in, name.c_str());
   SEER_REQUIRE(result != CUDA_ERROR_NOT_FOUND, Status::unsupported, "module %s has no kernel %s", image, name.c_str());
   check(result, name.c_str());
+  kernel.shared = constant(in, name + "_shared");
   int32_t fixed = 0;
   check(fn.cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function), "cuFuncGetAttribute");
   kernel.max_shared = caps.max_shared - fixed;

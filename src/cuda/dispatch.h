@@ -32,6 +32,7 @@ struct CudaDevice;
 struct Kernel {
   CUfunction function = nullptr;
   std::string name;
+  int32_t shared = 0;      // the value of the module's `int NAME_shared`, if it has one: bytes the kernel asks for
   int32_t max_shared = 0;  // dynamic shared memory that the device gives it, bytes
 };
 
