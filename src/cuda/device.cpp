@@ -78,12 +78,11 @@ CUmodule Gpu::module(const char *image) {
   fail(Status::unsupported, "kernel module %s is not part of this build", image);
 }
 
-// The value of a module's `int`, or 0 if it has none of that name.
-int32_t Gpu::constant(CUmodule module, const std::string &name) {
+std::optional<int32_t> Gpu::find_constant(CUmodule module, const std::string &name) {
   CUdeviceptr at = 0;
   size_t size = 0;
   const CUresult result = fn.cuModuleGetGlobal(&at, &size, module, name.c_str());
-  if (result == CUDA_ERROR_NOT_FOUND) return 0;
+  if (result == CUDA_ERROR_NOT_FOUND) return {};
   check(result, name.c_str());
   int32_t value = 0;
   SEER_REQUIRE(size == sizeof value, Status::internal, "%s has %zu bytes", name.c_str(), size);
@@ -96,6 +95,16 @@ int32_t Gpu::constant(CUmodule module, const std::string &name) {
   return value;
 }
 
+int32_t Gpu::constant(const char *image, const std::string &name) {
+  std::lock_guard lock(mutex_);
+  auto key = std::make_pair(std::string(image), name);
+  if (const auto known = constants_.find(key); known != constants_.end()) return known->second;
+  const auto found = find_constant(module(image), name);
+  SEER_REQUIRE(found, Status::internal, "module %s has no constant %s", image, name.c_str());
+  constants_.emplace(std::move(key), *found);
+  return *found;
+}
+
 const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   std::lock_guard lock(mutex_);
   auto key = std::make_pair(std::string(image), name);
@@ -106,7 +115,7 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   const CUresult result = fn.cuModuleGetFunction(&kernel.function, in, name.c_str());
   SEER_REQUIRE(result != CUDA_ERROR_NOT_FOUND, Status::unsupported, "module %s has no kernel %s", image, name.c_str());
   check(result, name.c_str());
-  kernel.shared = constant(in, name + "_shared");
+  kernel.shared = find_constant(in, name + "_shared").value_or(0);
   int32_t fixed = 0;
   check(fn.cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function), "cuFuncGetAttribute");
   kernel.max_shared = caps.max_shared - fixed;

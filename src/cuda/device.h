@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -57,6 +58,7 @@ struct Gpu {
   // Throws device_lost, device_out_of_memory or internal unless ok. `what` names the call.
   void check(CUresult result, const char *what);
   const Kernel &kernel(const char *image, const std::string &name);
+  int32_t constant(const char *image, const std::string &name);  // the value of a module's `__constant__ int`
 
   const Driver &fn;
   const Caps caps;
@@ -65,11 +67,12 @@ struct Gpu {
 
 private:
   CUmodule module(const char *image);
-  int32_t constant(CUmodule module, const std::string &name);
+  std::optional<int32_t> find_constant(CUmodule module, const std::string &name);
 
   std::mutex mutex_;
   std::map<std::string, CUmodule> modules_;
   std::map<std::pair<std::string, std::string>, Kernel> kernels_;
+  std::map<std::pair<std::string, std::string>, int32_t> constants_;
 };
 
 // While it lives, the context is this thread's, and calls that a capture elsewhere in the process would forbid are not.
