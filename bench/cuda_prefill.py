@@ -29,7 +29,7 @@ def make_model(context):
     w[:, 2 * DIM:] = torch.eye(DIM)
     config = sa.GateConfig(layers=1, q_heads=HEADS, kv_heads=KV_HEADS, head_dim=DIM, gate_dim=DIM,
                            rope=sa.Rope.of_theta(THETA))
-    return sa.Model.from_arrays(context, config, [sa.Weights(wk=w.numpy())])
+    return sa.Model.from_arrays(context, config, [w.numpy()])
 
 
 def make_inputs(tokens, strength, seed=0):
