@@ -31,7 +31,7 @@ SEER_CONSTANT kPoolThreads = 128;
 SEER_CONSTANT kPoolX = 0, kPoolPooled = 1, kPoolRotated = 2, kPoolTable = 3;  // bindings
 // Specialization constants: 0 DType; 1 words that a thread loads at once of each half of a head: 4, 1, or 0 for one
 // element of 16 bits; 2 units of an item, a power of two; 3 what becomes of rotated; 4 whether it pools; 5 tokens whose
-// loads a thread has in flight, at most 4.
+// loads a thread has in flight; 6 PoolBits of src/gate.h.
 SEER_CONSTANT kPoolOnly = 0, kPoolRotates = 1, kPoolCopies = 2;
 SEER_CONSTANT kPoolSharedBytes = 4 * kPoolThreads * (16 + 1);
 
@@ -45,7 +45,6 @@ struct PoolPush {
   uint position;       // of that token
   uint block;          // tokens
   uint unpooled;       // leading blocks that are only rotated; pooled's first row is the block behind them
-  uint bits;           // PoolBits of src/gate.h
   uint dim, half_dim;  // half_dim = (dim + 1) / 2
   uint lanes;          // of a head
   uint units;          // heads * lanes
@@ -53,14 +52,16 @@ struct PoolPush {
 };
 
 // ---- project --------------------------------------------------------------------------------------------------------
-// An item is kProjectRows block rows times kProjectPairs pairs of channels of a head. Without a matrix (DType none) it
-// is kProjectThreads pairs.
+// An item is a tile of block rows and pairs of channels of a head: with a matrix kProjectOutputs rows times pairs.
+// Without one (DType none) it is kProjectThreads pairs.
 
-SEER_CONSTANT kProjectThreads = 128, kProjectRows = 64, kProjectPairs = 32, kProjectDepth = 16;
+SEER_CONSTANT kProjectThreads = 128, kProjectOutputs = 4096, kProjectMostRows = 128, kProjectMostPairs = 64;
+SEER_CONSTANT kProjectDepth = 16;
 SEER_CONSTANT kProjectPooled = 0, kProjectWeight = 1, kProjectGate = 2, kProjectTable = 3;  // bindings
-// Specialization constants: 0 DType of the matrix; 1 whether pooled can be loaded by 4; 2 whether it rotates.
-SEER_CONSTANT kProjectSharedBytes =
-    16 * kProjectRows * (kProjectDepth / 4 + 1) + 16 * kProjectDepth * (2 * kProjectPairs / 4);
+// Specialization constants: 0 DType of the matrix; 1 whether pooled can be loaded by 4; 2 whether it rotates; 3 pairs
+// of a tile: kProjectMostPairs, or half of them and twice the rows; 4 whether the matrix can be loaded by 4.
+SEER_CONSTANT kProjectSharedBytes =  // of the larger of the two
+    16 * kProjectMostRows * (kProjectDepth / 4 + 1) + 16 * kProjectDepth * (2 * (kProjectMostPairs / 2) / 4);
 
 struct ProjectPush {
   uint first, count;
@@ -95,6 +96,32 @@ struct ScorePush {
   float scale;
 };
 
+// score_split: an item is kSplitVectors gate vectors. score_coopmat reads what it writes, all vectors of a side of a
+// sequence, in bindings 3 and 4. Its specialization constants are named in the kernel.
+SEER_CONSTANT kSplitThreads = 128, kSplitVectors = 4;
+SEER_CONSTANT kSplitFrom = 0, kSplitTo = 1;  // bindings
+SEER_CONSTANT kSplitSharedBytes = 4 * kSplitVectors;
+
+struct SplitPush {
+  uint first, count;
+  uint from_skip, to_skip;
+  uint vectors, dim;
+};
+
+struct ScoreSplitPush {
+  uint first, count;
+  uint q_skip, k_skip, scores_skip, split_q_skip, split_k_skip;
+  uint powers_q, powers_k;  // words into their bindings
+  uint q_heads, k_heads, dim;
+  uint head;                     // as in ScorePush
+  uint scores_head, scores_row;
+  uint row, rows;                // q's windows begin with `row`, and split_q's and powers_q with its first vector
+  uint cols;                     // key blocks, from 0 on
+  uint row_tiles, col_tiles;
+  uint block, q_len, offset;
+  float scale;
+};
+
 // ---- rows of scores: softmax and select -----------------------------------------------------------------------------
 // An item is a row of a head.
 
@@ -118,7 +145,8 @@ struct SoftmaxPush {
 // ---- select ---------------------------------------------------------------------------------------------------------
 
 SEER_CONSTANT kSelectScores = 0, kSelectMask = 1, kSelectStats = 2;  // bindings
-// Specialization constants: 0 scores that shared memory keeps; 1 mode.
+// Specialization constants of select: 0 scores that shared memory keeps; 1 mode. Of select_subgroup, whose items are a
+// row for each of its subgroups: 0 their size; 1 mode; 2 scores that a lane holds, a multiple of 4, or 0.
 SEER_CONSTANT kSelectDense = 0;    // every causal block
 SEER_CONSTANT kSelectAbove = 1;    // scores above the threshold
 SEER_CONSTANT kSelectSoftmax = 2;  // the softmax of scores above the threshold
@@ -136,6 +164,7 @@ struct SelectPush {
   uint flags, keep;
   uint causal_low, causal_high;  // what item 0 adds to blocks_causal
   float threshold;
+  uint heads;
 };
 
 // ---- masks of bytes -------------------------------------------------------------------------------------------------

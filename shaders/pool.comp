@@ -5,8 +5,8 @@
 //
 // Neighbouring threads take neighbouring channels, so that loads are as wide as memory likes them; the tokens of a block
 // are shared among the threads that have the same channels. A thread has the channels of a lane in both halves of a
-// head, which RoPE turns together. A NaN among the tokens makes all three pools of its channel NaN; it is looked for in
-// the bits, since max and min may drop it.
+// head, which RoPE turns together. A NaN among the tokens makes all three pools of its channel NaN. Max and min may drop
+// it; the sum does not, but may also be a NaN of two infinities, so that then the tokens are looked at again.
 #include "args.h"
 #include "elements.glsl"
 #include "item.glsl"
@@ -18,6 +18,7 @@ layout(constant_id = 2) const uint UNITS = 32;
 layout(constant_id = 3) const uint ROTATE = kPoolOnly;
 layout(constant_id = 4) const uint POOL = 1;
 layout(constant_id = 5) const uint TOKENS = 1;
+layout(constant_id = 6) const uint BITS = 7;  // PoolBits of src/gate.h
 
 layout(push_constant) uniform Push { PoolPush p; };
 layout(binding = kPoolX) restrict readonly buffer X { uint x[]; };
@@ -98,6 +99,17 @@ void write_rotated(uvec4 first, uvec4 second, uint position, uint channel, uint 
   store(e + p.half_dim, b);
 }
 
+// The channels, as bits, in which one of a thread's tokens is NaN.
+uint find_nan(uint x_base, uint group, uint count, bool second) {
+  uint nan = 0;
+  [[dont_unroll]] for (uint t = group; t < count; t += GROUPS)
+    [[dont_unroll]] for (uint side = 0; side < (second ? 2 : 1); side++) {
+      const uvec4 words = load(x_base + t * p.x_token + side * p.half_dim);
+      [[unroll]] for (uint i = 0; i < WIDE; i++) nan |= is_nan(element(words, i)) ? 1u << (side * WIDE + i) : 0u;
+    }
+  return nan;
+}
+
 void main() {
   uint item;
   if (!find_item(p.first, p.count, item)) return;
@@ -113,7 +125,6 @@ void main() {
   const uint rotated_base = p.rotated_skip / size + from * p.rotated_token + head * p.rotated_head + channel;
 
   float high[16], low[16], sum[16];
-  uint nan = 0;
   [[unroll]] for (uint i = 0; i < 2 * WIDE; i++) {
     high[i] = uintBitsToFloat(0xff800000u);
     low[i] = uintBitsToFloat(0x7f800000u);
@@ -137,10 +148,9 @@ void main() {
           [[unroll]] for (uint i = 0; i < WIDE; i++) {
             const float v = element(words[u][side], i);
             const uint c = side * WIDE + i;
-            high[c] = v > high[c] ? v : high[c];
-            low[c] = v < low[c] ? v : low[c];
+            if ((BITS & 1) != 0) high[c] = v > high[c] ? v : high[c];
+            if ((BITS & 2) != 0) low[c] = v < low[c] ? v : low[c];
             sum[c] += v;
-            nan |= is_nan(v) ? 1u << c : 0u;
           }
         }
       }
@@ -153,16 +163,22 @@ void main() {
   const uint row = p.pooled_skip / 4 + (block - p.unpooled) * p.pooled_row + head * p.pooled_head + channel;
   const float tokens = float(min(p.block, p.tokens - from));
   uint base = row;
-  nan_parts[thread] = nan;
+  if ((BITS & 3) != 0) {
+    uint suspects = 0, nan = 0;
+    [[unroll]] for (uint c = 0; c < 2 * WIDE; c++) suspects |= is_nan(sum[c]) ? 1u << c : 0u;
+    if (suspects != 0) nan = find_nan(x_base, group, count, second);
+    nan_parts[thread] = nan;
+  }
   [[dont_unroll]] for (uint kind = 0; kind < 3; kind++) {
-    if (((p.bits >> kind) & 1) == 0) continue;
+    if (((BITS >> kind) & 1) == 0) continue;
     barrier();  // the parts of the kind before are read
     [[unroll]] for (uint c = 0; c < 2 * WIDE; c++)
       parts[c * kPoolThreads + thread] = kind == 0 ? high[c] : kind == 1 ? low[c] : sum[c];
     barrier();
     if (group == 0 && live) {
       uint any_nan = 0;
-      for (uint g = 0; g < GROUPS; g++) any_nan |= nan_parts[g * UNITS + thread];
+      if ((BITS & 3) != 0)
+        for (uint g = 0; g < GROUPS; g++) any_nan |= nan_parts[g * UNITS + thread];
       [[unroll]] for (uint c = 0; c < 2 * WIDE; c++) {
         float value = parts[c * kPoolThreads + thread];
         for (uint g = 1; g < GROUPS; g++) {

@@ -4,10 +4,7 @@
 // A cached row lies in shared memory with a word of padding behind every 32: threads may then read it one score or one
 // word of the mask (32 scores) apart without meeting in a bank. The row of a kernel with CACHED 0 is read from memory
 // each time.
-//
-// Scores are handled by their bits where NaN, infinities or equality matter: compilers may assume there are none.
-
-const uint NEGATIVE_INFINITY = 0xff800000u, POSITIVE_INFINITY = 0x7f800000u;
+#include "scores.glsl"
 
 shared uint cached[CACHED + CACHED / 32 + 33];
 shared float reduced[kRowThreads];
@@ -15,9 +12,6 @@ shared uint counters[3];
 
 uint row_word(uint base, uint j) { return CACHED != 0 ? cached[j + (j >> 5)] : scores[base + j]; }
 void cache_word(uint j, uint word) { cached[j + (j >> 5)] = word; }
-
-// Whether a score can be kept at all: neither NaN nor -inf.
-bool is_valid(uint word) { return (word & 0x7fffffffu) <= POSITIVE_INFINITY && word != NEGATIVE_INFINITY; }
 
 float reduce_max(float x) {
   const uint thread = gl_LocalInvocationID.x;
@@ -61,17 +55,6 @@ uint sum_counts(uint n, inout uint turn) {
   return total;
 }
 
-// softmax(row)[j] = weight(score j) / sum, by the rules of softmax_row in src/cpu/ref.h.
-struct Softmax {
-  float top, sum;
-};
-
-float weight(Softmax s, uint word) {
-  if (!is_valid(word)) return 0.0;
-  if (floatBitsToUint(s.top) == POSITIVE_INFINITY) return word == POSITIVE_INFINITY ? 1.0 : 0.0;
-  return exp(uintBitsToFloat(word) - s.top);
-}
-
 Softmax softmax_of(uint base, uint n) {
   const uint thread = gl_LocalInvocationID.x;
   Softmax s;
@@ -85,13 +68,4 @@ Softmax softmax_of(uint base, uint n) {
   for (uint j = thread; j < n; j += kRowThreads) s.sum += weight(s, row_word(base, j));
   s.sum = reduce_sum(s.sum);
   return s;
-}
-
-float probability(Softmax s, uint word) {
-  if (s.sum == 0.0) return 0.0;
-  const float w = weight(s, word);
-  const float quotient = w / s.sum;
-  // A division may be off by 2.5 ulps; equal scores must give what a rounded quotient gives, or a threshold of 1 / n
-  // decides otherwise than elsewhere.
-  return fma(fma(-quotient, s.sum, w), 1.0 / s.sum, quotient);
 }

@@ -18,16 +18,9 @@ layout(binding = kSelectScores) restrict readonly buffer Scores { uint scores[];
 layout(binding = kSelectMask) restrict writeonly buffer Mask { uint mask[]; };
 layout(binding = kSelectStats) restrict buffer Stats { uint stats[]; };  // SelectStats: 3 counters of 64 bits
 #include "rows.glsl"
+#include "select_stats.glsl"
 
 shared uint ranks[kRowThreads];
-
-// Rises with the score, by its bits: -0 is 0, and NaN and -inf are 0 and below every valid one.
-const uint LEAST_KEY = 0x00800000u;  // of the lowest finite score
-uint key_of(uint word) {
-  if (!is_valid(word)) return 0;
-  if (word == 0x80000000u) word = 0;
-  return (word & 0x80000000u) != 0 ? ~word : word | 0x80000000u;
-}
 
 uint key_at(uint base, uint j) { return CACHED != 0 ? row_word(base, j) : key_of(row_word(base, j)); }
 
@@ -103,14 +96,6 @@ uint drop_equals(Cut cut, uint base, uint w, uint causal, inout uint left) {
   return equals;
 }
 
-// 64-bit counters as two words; a carry is whoever's addition overflows the low one.
-void add_to_stats(uint counter, uint low, uint high) {
-  const uint at = p.stats_skip / 4 + 2 * counter;
-  const uint before = atomicAdd(stats[at], low);
-  if (before > 0xffffffffu - low) high++;
-  if (high != 0) atomicAdd(stats[at + 1], high);
-}
-
 void main() {
   uint item;
   if (!find_item(p.first, p.count, item)) return;
@@ -158,9 +143,5 @@ void main() {
   const bool empty = MODE != kSelectDense && kept == 0;
   // The thread that wrote this word before.
   if (empty && thread == last_word % kRowThreads) mask[mask_base + last_word] = 1u << ((causal - 1) & 31);
-  if (thread == 0 && (p.flags & kSelectCount) != 0) {
-    add_to_stats(0, empty ? 1 : kept, 0);
-    if (empty) add_to_stats(2, 1, 0);
-    if (item == 0) add_to_stats(1, p.causal_low, p.causal_high);
-  }
+  if (thread == 0 && (p.flags & kSelectCount) != 0) add_row_stats(empty ? 1 : kept, empty ? 1 : 0, item == 0);
 }

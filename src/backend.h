@@ -136,7 +136,7 @@ struct BackendFns {
   // Bytes of workspace that attend wants for calls of these sizes (the tensors' memory is not looked at), and for any
   // part of their sequences. Optional: NULL = none.
   uint64_t (*attend_scratch)(const Device &, const AttendArgs &) = nullptr;
-  // The same for select: of calls with these lengths, heads and rule (gate and mask are not looked at). Optional: NULL
+  // The same for select: of calls with these lengths, heads, gate dim and rule (no memory is looked at). Optional: NULL
   // = none.
   uint64_t (*select_scratch)(const Device &, const SelectArgs &) = nullptr;
 

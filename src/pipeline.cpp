@@ -98,9 +98,14 @@ uint64_t attend_scratch(const Device &device, std::span<const Sequence> sequence
 
 uint64_t select_scratch(const Device &device, const Problem &problem, const SelectRule &rule) {
   if (!device.fns->select_scratch) return 0;
-  const int64_t heads = pass_kv_heads(problem, device.limits) * (problem.q_heads / problem.kv_heads);
-  return device.fns->select_scratch(
-      device, {.sequences = problem.sequences, .block = problem.block, .q_heads = heads, .rule = rule});
+  const int64_t kv_heads = pass_kv_heads(problem, device.limits);
+  const int64_t heads = kv_heads * (problem.q_heads / problem.kv_heads);
+  const GateConfig &gate = *problem.gate;
+  SelectArgs args{.sequences = problem.sequences, .block = problem.block, .q_heads = heads, .rule = rule};
+  args.gate.q_heads = heads;
+  args.gate.k_heads = gate.single() ? heads : kv_heads;
+  args.gate.dim = gate.gate_dim;
+  return device.fns->select_scratch(device, args);
 }
 
 // Some heads of a tensor, a matrix, scores or a mask.

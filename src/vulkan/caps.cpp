@@ -301,6 +301,7 @@ void override_caps(Caps &caps) {
   take_away("COOPMAT", caps.coopmat);
   caps.coopmat = caps.coopmat && caps.memory_model;
   take_away("BF16_COOPMAT", caps.bf16_coopmat);
+  take_away("COOPMAT_SCORE", caps.coopmat_score);
   take_away("COOPMAT2_FLEXIBLE", caps.coopmat2_flexible);
   take_away("COOPMAT2_WORKGROUP", caps.coopmat2_workgroup);
   take_away("COOPMAT2_TENSOR", caps.coopmat2_tensor);

@@ -135,6 +135,7 @@ Recorder::Slot &Recorder::current() {
 // What was recorded or submitted before is complete and visible to what follows.
 void Recorder::barrier(Slot &slot) {
   pending_ = false;
+  mark_ = Mark::none;
   if (!emits()) return;
   VkMemoryBarrier memory{};
   memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
@@ -218,6 +219,7 @@ double Recorder::budget() const {
 void Recorder::dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const Window> windows, void *push,
                               size_t push_bytes, const Work &work) {
   if (work.items == 0) return;
+  mark_ = Mark::none;
   const Caps &caps = device_.caps;
   SEER_REQUIRE(work.items <= UINT32_MAX && push_bytes == kernel.push_bytes, Status::internal,
                "kernel %s: %llu items, %zu bytes of push constants for %u", kernel.name.c_str(),

@@ -74,6 +74,11 @@ public:
     dispatch_bytes(exec, kernel, windows, &push, sizeof push, work);
   }
 
+  // For stages that need not wait for the one before: what the last dispatches were, if nothing came after them.
+  enum class Mark { none, pooled_q, projected_q };
+  void mark(Mark mark) { mark_ = mark; }
+  bool marked(Mark mark) const { return mark_ == mark; }
+
   // Copies, in order with the dispatches. write's source may be reused when it returns.
   void write(const void *address, const void *src, uint64_t bytes);
   void read(const void *address, void *dst, uint64_t bytes);  // waits
@@ -132,6 +137,7 @@ private:
   std::vector<Slot> slots_;
   int recording_ = -1;
   uint64_t next_id_ = 1, done_ = 0;
+  Mark mark_ = Mark::none;
   bool pending_ = false;  // work before this point that later work may depend on
   Uploads uploads_;
   std::vector<Memory> to_free_;

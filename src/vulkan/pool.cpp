@@ -29,7 +29,7 @@ struct Call {
   // The rotated tensor, or nothing.
   const TokenView &rotated() const { return writes != kPoolOnly ? args.rotated : absent_view(); }
 
-  void sequence(const Sequence &s);
+  bool sequence(const Sequence &s);  // whether there was anything to do
   void piece(const Sequence &s, const Piece &piece, int64_t unpooled);
   uint32_t words(const Window &x, const Window &rotated, const Piece &piece) const;
 };
@@ -48,7 +48,7 @@ uint32_t Call::words(const Window &x, const Window &out, const Piece &piece) con
   return aligned(4) || args.x.dtype == DType::f32 ? 1 : 0;
 }
 
-void Call::sequence(const Sequence &s) {
+bool Call::sequence(const Sequence &s) {
   const bool q = args.side == Side::q;
   const int64_t blocks = q ? s.q_blocks(args.block) : s.k_blocks(args.block);
   const int64_t pooled_from = q ? 0 : s.cached_blocks, first = writes == kPoolOnly ? pooled_from : 0;
@@ -64,6 +64,7 @@ void Call::sequence(const Sequence &s) {
   };
   each_piece(device.caps, {first, blocks - first, 0, x.heads}, bytes,
              [&](const Piece &p) { piece(s, p, std::clamp<int64_t>(pooled_from - p.row, 0, p.rows)); });
+  return blocks > first;
 }
 
 void Call::piece(const Sequence &s, const Piece &p, int64_t unpooled) {
@@ -108,7 +109,6 @@ void Call::piece(const Sequence &s, const Piece &p, int64_t unpooled) {
   push.position = uint32_t((q ? s.offset() : 0) + token);
   push.block = uint32_t(args.block);
   push.unpooled = uint32_t(pools ? unpooled : p.rows);
-  push.bits = args.pool_bits;
   push.dim = uint32_t(x.dim);
   push.half_dim = uint32_t((x.dim + 1) / 2);
   push.lanes = (push.half_dim + wide - 1) / wide;
@@ -118,10 +118,10 @@ void Call::piece(const Sequence &s, const Piece &p, int64_t unpooled) {
   push.tiles = (push.units + units - 1) / units;
 
   // A CPU gains nothing from loads in flight, and its compiler takes long for unrolled code.
-  const uint32_t in_flight = device.caps.software() ? 1 : 4;
+  const uint32_t in_flight = device.caps.software() ? 1 : 2;
   const Kernel &kernel =
       device.kernel({.module = "pool",
-                     .constants = {uint32_t(x.dtype), load, units, writes, uint32_t(pools), in_flight},
+                     .constants = {uint32_t(x.dtype), load, units, writes, uint32_t(pools), in_flight, args.pool_bits},
                      .bindings = 4,
                      .push_bytes = sizeof push,
                      .shared_bytes = kPoolSharedBytes});
@@ -142,7 +142,11 @@ void pool(VulkanDevice &device, Exec &exec, const PoolArgs &args) {
       if ((args.side == Side::q ? s.q_len : s.k_len) > 0) rows = std::max(rows, s.k_len);
     if (rows > 0) call.table = device.rope->get(args.rope, rows);
   }
-  for (const Sequence &s : args.sequences) call.sequence(s);
+  Recorder &recorder = *device.recorder;
+  call.beside = args.side == Side::k && recorder.marked(Recorder::Mark::pooled_q);
+  bool any = false;
+  for (const Sequence &s : args.sequences) any |= call.sequence(s);
+  if (any && args.side == Side::q) recorder.mark(Recorder::Mark::pooled_q);
 }
 
 }  // namespace seer::vulkan

@@ -20,7 +20,7 @@ void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args) {
       table_rows = std::max(table_rows, s.k_blocks(args.block));
   const Window table = rotates && table_rows > 0 ? device.rope->get(args.rope, table_rows) : recorder.absent();
 
-  bool beside = false;
+  bool beside = !q && recorder.marked(Recorder::Mark::projected_q), any = false;
   for (const Sequence &s : args.sequences) {
     const int64_t blocks = q ? s.q_blocks(args.block) : s.k_blocks(args.block) - s.cached_blocks;
     const int64_t pooled_row = q ? s.q_row : s.k_pool_row, gate_row = q ? s.q_row : s.k_row + s.cached_blocks;
@@ -50,28 +50,32 @@ void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args) {
       push.out_dim = uint32_t(args.out);
       push.half_dim = uint32_t((args.out + 1) / 2);
       push.position = uint32_t(position + p.row);
-      push.row_tiles = uint32_t(ceil_div(p.rows, kProjectRows));
-      push.pair_tiles = uint32_t(ceil_div(push.half_dim, kProjectPairs));
+      const uint32_t pairs = push.half_dim <= kProjectMostPairs / 2 ? kProjectMostPairs / 2 : kProjectMostPairs;
+      push.row_tiles = uint32_t(ceil_div(p.rows, kProjectOutputs / pairs));
+      push.pair_tiles = uint32_t(ceil_div(push.half_dim, pairs));
 
       const bool by_four = args.in % 4 == 0 && pooled.skip % 16 == 0;
+      const bool matrix_by_four = matrix && args.out % 8 == 0 && weight.skip % (4 * element_size(args.weight.dtype)) == 0;
       const Kernel &kernel =
           device.kernel({.module = "project",
-                         .constants = {uint32_t(args.weight.dtype), uint32_t(by_four), uint32_t(rotates)},
+                         .constants = {uint32_t(args.weight.dtype), uint32_t(by_four), uint32_t(rotates), pairs,
+                                       uint32_t(matrix_by_four)},
                          .bindings = 4,
                          .push_bytes = sizeof push,
                          .shared_bytes = kProjectSharedBytes});
       Work work{.beside = beside};
       if (matrix) {
         work.items = uint64_t(p.heads) * push.row_tiles * push.pair_tiles;
-        work.flops = 4.0 * kProjectRows * kProjectPairs * double(args.in);
+        work.flops = 4.0 * kProjectOutputs * double(args.in);
       } else {
         work.items = uint64_t(ceil_div(p.rows * args.gate_heads * push.half_dim, kProjectThreads));
         work.flops = 4.0 * 16 * kProjectThreads;
       }
       recorder.dispatch(exec, kernel, std::array{pooled, weight, gate, table}, push, work);
-      beside = true;
+      beside = any = true;
     });
   }
+  if (any && q) recorder.mark(Recorder::Mark::projected_q);
 }
 
 }  // namespace seer::vulkan

@@ -1,17 +1,38 @@
-// select: see shaders/select.comp. From gate vectors it computes the logits of a band of rows at a time into scratch
-// and selects from there, so that no n x n matrix is ever written: a second computation of the logits, or one per bit
-// of a key, would cost more than the bytes.
+// select: see shaders/select.comp and select_subgroup.comp. From gate vectors it computes the logits of a band of rows
+// at a time into scratch and selects from there, so that no n x n matrix is ever written: a second computation of the
+// logits, or one per bit of a key, would cost more than the bytes. Where the logits come from cooperative matrices the
+// vectors, taken apart, lie in the scratch behind the bands.
 #include <array>
+#include <optional>
+#include <vector>
 
 #include "../select_rule.h"
 #include "score.h"
+#include "score_coopmat.h"
 
 namespace seer::vulkan {
 namespace {
 
 // Of a half of the scratch: logits go to one half while rows of the other are selected. Both stay in the last-level
 // cache of large devices.
-constexpr int64_t kHalfBytes = int64_t{16} << 20;
+constexpr int64_t kHalfBytes = int64_t{32} << 20;
+
+// Whether subgroups take a row each.
+bool subgroups_select(const Caps &caps) {
+  constexpr uint32_t ops =
+      VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT;
+  const uint32_t size = caps.subgroup_size;
+  return (caps.subgroup_ops & ops) == ops && caps.subgroup_size_control && caps.full_subgroups && size >= 4 &&
+         size <= kRowThreads && (size & (size - 1)) == 0;
+}
+
+// How many scores of a row a lane keeps in registers, 0: none. Few numbers, for each is a pipeline.
+uint32_t held_scores(const Caps &caps, int64_t cols) {
+  if (caps.software()) return 0;  // registers of a CPU are memory, and its compiler takes long for unrolled code
+  for (const uint32_t held : {8u, 16u, 32u, 64u})
+    if (cols <= int64_t{held} * caps.subgroup_size) return held;
+  return 0;
+}
 
 // Rows before those that keep everything anyhow.
 int64_t scored_rows(const SelectArgs &args, const Sequence &s) {
@@ -39,6 +60,26 @@ int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
   return round_up(std::max(row, std::min(all, limit)), int64_t{caps.offset_alignment});
 }
 
+// The vectors of a sequence on cooperative matrices: as many as its rows and key blocks have.
+struct Vectors {
+  int64_t q = 0, k = 0;
+};
+Vectors vectors_of(const SelectArgs &args, const Sequence &s) {
+  const int64_t rows = scored_rows(args, s);
+  if (rows == 0) return {};
+  return {rows * args.gate.q_heads, row_blocks(args, s, rows - 1) * args.gate.k_heads};
+}
+
+// The tile of the logits on cooperative matrices, where all that they read and write can be bound whole.
+std::optional<ScoreTile> tile_of(const Caps &caps, const SelectArgs &args) {
+  const std::optional<ScoreTile> tile = score_tile(caps, args.gate.dim);
+  for (const Sequence &s : args.sequences) {
+    const Vectors n = vectors_of(args, s);
+    if (split_bytes(std::max(n.q, n.k), args.gate.dim) + caps.offset_alignment > caps.max_range) return std::nullopt;
+  }
+  return tile;
+}
+
 // Rows of scores of one sequence: the caller's or a band of logits. `to` and the strides name the first of them.
 struct Scores {
   const float *from = nullptr;  // null: none are needed
@@ -48,18 +89,23 @@ struct Scores {
 class Call {
 public:
   Call(VulkanDevice &device, Exec &exec, const SelectArgs &args)
-      : device_(device), exec_(exec), args_(args), half_bytes_(half_bytes(device.caps, args)) {}
+      : device_(device), exec_(exec), args_(args), half_bytes_(half_bytes(device.caps, args)) {
+    if (!args.scores.data) tile_ = tile_of(device.caps, args);
+  }
 
   void run();
 
 private:
-  void bands(const Sequence &s, int64_t rows);
+  void split(bool beside);
+  void bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool beside);
   void select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside);
 
   VulkanDevice &device_;
   Exec &exec_;
   const SelectArgs &args_;
   int64_t half_bytes_;
+  std::optional<ScoreTile> tile_;
+  std::vector<SplitLogits> split_;  // of each sequence
   int64_t bands_ = 0;
 };
 
@@ -115,41 +161,74 @@ void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bo
     push.threshold = float(rule.threshold);
 
     const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
-    const uint32_t cached = mode == kSelectDense ? 0 : cached_scores(device_.caps, cols);
-    const Kernel &kernel = device_.kernel({.module = "select",
-                                           .constants = {cached, mode},
-                                           .bindings = 3,
-                                           .push_bytes = sizeof push,
-                                           .shared_bytes = row_shared_bytes(cached)});
-    recorder.dispatch(exec_, kernel, std::array{on_scores, on_mask, on_stats}, push,
-                      {.items = uint64_t(p.rows * p.heads),
-                       .flops = double(cols) * (mode == kSelectBest ? 128 : 64) + 2000,
-                       .units = uint64_t(p.rows * p.heads),
-                       .beside = beside});
+    push.heads = uint32_t(p.heads);
+    const uint64_t count = uint64_t(p.rows * p.heads);
+    const double row_flops = double(cols) * (mode == kSelectBest ? 128 : 64) + 2000;
+    Work work{.items = count, .flops = row_flops, .units = count, .beside = beside};
+    KernelKey key{.module = "select", .constants = {}, .bindings = 3, .push_bytes = sizeof push};
+    if (mode != kSelectDense && subgroups_select(device_.caps)) {
+      const uint32_t size = device_.caps.subgroup_size, rows_of_item = kRowThreads / size;
+      key.module = "select_subgroup";
+      key.constants = {size, mode, held_scores(device_.caps, cols)};
+      key.subgroup_size = size;
+      key.full_subgroups = true;
+      key.shared_bytes = 8;
+      work.items = (count + rows_of_item - 1) / rows_of_item;
+      work.flops = row_flops * rows_of_item;
+    } else {
+      const uint32_t cached = mode == kSelectDense ? 0 : cached_scores(device_.caps, cols);
+      key.constants = {cached, mode};
+      key.shared_bytes = row_shared_bytes(cached);
+    }
+    recorder.dispatch(exec_, device_.kernel(key), std::array{on_scores, on_mask, on_stats}, push, work);
     beside = true;
   });
 }
 
-// As many heads as fit a half of the scratch, or of one head as many rows.
-void Call::bands(const Sequence &s, int64_t rows) {
+// Takes the vectors of all sequences apart.
+void Call::split(bool beside) {
+  const GateVectors &gate = args_.gate;
+  char *to = static_cast<char *>(args_.scratch) + 2 * half_bytes_;
+  const auto side = [&](const float *from, int64_t vectors) {
+    void *here = to;
+    if (vectors > 0) {
+      record_split(device_, exec_, from, vectors, gate.dim, here, beside);
+      beside = true;
+      to += round_up(int64_t(split_bytes(vectors, gate.dim)), int64_t{device_.caps.offset_alignment});
+    }
+    return here;
+  };
+  for (const Sequence &s : args_.sequences) {
+    const Vectors n = vectors_of(args_, s);
+    const void *q = side(gate.q + s.q_row * gate.q_heads * gate.dim, n.q);
+    const void *k = side(gate.k + s.k_row * gate.k_heads * gate.dim, n.k);
+    split_.push_back({.split_q = q, .split_k = k, .q_vectors = n.q, .k_vectors = n.k});
+  }
+}
+
+// As many heads as fit a half of the scratch, or of one head as many rows. `beside`: of the first logits.
+void Call::bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool beside) {
   const int64_t floats = half_bytes_ / 4, whole = checked_mul(rows, row_blocks(args_, s, rows - 1));
   const auto band = [&](const Piece &p) {
     float *half = static_cast<float *>(args_.scratch) + bands_ % 2 * floats;
     const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
     // The logits of a band may run beside the selection from the band before, which reads the other half. Selection
     // from the band before that is over: the barrier ahead of the last one saw to it.
-    record_logits(device_, exec_,
-                  {.gate = args_.gate,
-                   .sequence = s,
-                   .block = args_.block,
-                   .rows = p,
-                   .cols = cols,
-                   .to = half,
-                   .stride_head = p.rows * cols,
-                   .stride_row = cols},
-                  bands_ > 0);
+    const Logits logits{.gate = args_.gate,
+                        .sequence = s,
+                        .block = args_.block,
+                        .rows = p,
+                        .cols = cols,
+                        .to = half,
+                        .stride_head = p.rows * cols,
+                        .stride_row = cols};
+    if (tile_)
+      record_split_logits(device_, exec_, *tile_, logits, split, beside);
+    else
+      record_logits(device_, exec_, logits, beside);
     select(s, p, {half, p.rows * cols, cols}, false);
     bands_++;
+    beside = true;
   };
   if (whole <= floats) {
     const int64_t heads = floats / whole;
@@ -181,16 +260,28 @@ void Call::run() {
     }
   }
   if (args_.scores.data) return;
-  for (const Sequence &s : args_.sequences) {
-    const int64_t scored = scored_rows(args_, s);
-    if (scored > 0) bands(s, scored);
+  if (tile_) {
+    split(beside);
+    beside = false;
+  }
+  for (size_t i = 0; i < args_.sequences.size(); i++) {
+    const int64_t scored = scored_rows(args_, args_.sequences[i]);
+    if (scored > 0) bands(args_.sequences[i], scored, tile_ ? split_[i] : SplitLogits{}, beside || bands_ > 0);
   }
 }
 
 }  // namespace
 
 uint64_t select_scratch(const VulkanDevice &device, const SelectArgs &args) {
-  return args.scores.data ? 0 : 2 * uint64_t(half_bytes(device.caps, args));
+  if (args.scores.data) return 0;
+  int64_t bytes = 2 * half_bytes(device.caps, args);
+  if (tile_of(device.caps, args))
+    for (const Sequence &s : args.sequences) {
+      const Vectors n = vectors_of(args, s);
+      for (const int64_t vectors : {n.q, n.k})
+        bytes += round_up(int64_t(split_bytes(vectors, args.gate.dim)), int64_t{device.caps.offset_alignment});
+    }
+  return uint64_t(bytes);
 }
 
 void select(VulkanDevice &device, Exec &exec, const SelectArgs &args) { Call(device, exec, args).run(); }

@@ -7,6 +7,7 @@
 
 #include "../status.h"
 #include "kernels.h"
+#include "score_coopmat.h"
 #include "shaders.h"
 
 namespace seer::vulkan {
@@ -134,6 +135,71 @@ double attend_error(VulkanDevice &device, DType dtype, int64_t dim) {
   return worst;
 }
 
+// Logits on cooperative matrices against doubles, for vectors of all magnitudes and one with an infinity. The largest
+// error, in units of |q| |k| scale.
+double score_error(VulkanDevice &device, const ScoreTile &tile) {
+  constexpr int64_t rows = 150, heads = 2, dim = 128;
+  std::vector<float> q(size_t(rows * heads * dim)), k(size_t(rows * dim)), logits(size_t(heads * rows * rows));
+  const auto vector = [&](std::vector<float> &x, uint32_t seed, int64_t v) {
+    const float size = v % 7 == 3 ? 1e-12f : v % 7 == 5 ? 1e15f : v % 11 == 4 ? 0.0f : 1.0f;
+    for (int64_t d = 0; d < dim; d++) x[size_t(v * dim + d)] = size * value(seed, v * dim + d);
+  };
+  for (int64_t v = 0; v < rows * heads; v++) vector(q, 4, v);
+  for (int64_t v = 0; v < rows; v++) vector(k, 5, v);
+  constexpr int64_t infinite = 140;  // a row of head 0
+  q[size_t(infinite * heads * dim + 7)] = HUGE_VALF;
+  const auto bytes = [](const auto &x) { return uint64_t(x.size() * sizeof x[0]); };
+  const Scratch on_q(device, bytes(q)), on_k(device, bytes(k)), on_logits(device, bytes(logits));
+  const Scratch split_q(device, split_bytes(rows * heads, dim)), split_k(device, split_bytes(rows, dim));
+  Recorder &recorder = *device.recorder;
+  recorder.write(on_q.address(), q.data(), bytes(q));
+  recorder.write(on_k.address(), k.data(), bytes(k));
+  Sequence sequence;
+  sequence.q_len = sequence.k_len = sequence.total_len = rows * kBlock;
+  const GateVectors gate{.q = static_cast<float *>(on_q.address()),
+                         .k = static_cast<float *>(on_k.address()),
+                         .q_heads = heads,
+                         .k_heads = 1,
+                         .dim = dim,
+                         .scale = 0.25};
+  Exec exec;
+  record_split(device, exec, gate.q, rows * heads, dim, split_q.address(), false);
+  record_split(device, exec, gate.k, rows, dim, split_k.address(), true);
+  record_split_logits(device, exec, tile,
+                      {.gate = gate,
+                       .sequence = sequence,
+                       .block = kBlock,
+                       .rows = {0, rows, 0, heads},
+                       .cols = rows,
+                       .to = static_cast<float *>(on_logits.address()),
+                       .stride_head = rows * rows,
+                       .stride_row = rows},
+                      {.split_q = split_q.address(),
+                       .split_k = split_k.address(),
+                       .q_vectors = rows * heads,
+                       .k_vectors = rows},
+                      false);
+  recorder.read(on_logits.address(), logits.data(), bytes(logits));
+
+  double worst = 0;
+  for (int64_t h = 0; h < heads; h++)
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j <= i; j++) {
+        double dot = 0, of_q = 0, of_k = 0;
+        for (int64_t d = 0; d < dim; d++) {
+          const double x = q[size_t((i * heads + h) * dim + d)], y = k[size_t(j * dim + d)];
+          dot += x * y;
+          of_q += x * x;
+          of_k += y * y;
+        }
+        const double got = logits[size_t((h * rows + i) * rows + j)];
+        double error = std::abs(got - dot * gate.scale) / (std::sqrt(of_q * of_k) * gate.scale + 1e-300);
+        if (!std::isfinite(dot)) error = std::isfinite(got) ? HUGE_VAL : 0;
+        worst = error <= worst ? worst : error;
+      }
+  return worst;
+}
+
 // The first of the dtypes whose attention is wrong; none: all are right. Of drivers on the CPU, which compile slowly
 // and compute in the same way whatever the type, only one is tried.
 DType wrong_attention(VulkanDevice &device) {
@@ -152,7 +218,7 @@ uint64_t fingerprint(const Caps &caps) {
   const auto add = [&](uint64_t x) { hash = (hash ^ x) * 1099511628211u; };
   for (const Shader &shader : shaders())
     for (size_t i = 0; i < shader.count; i++) add(shader.words[i]);
-  for (bool feature : {caps.fp16, caps.storage16, caps.coopmat, caps.bf16_coopmat, caps.coopmat2_flexible,
+  for (bool feature : {caps.fp16, caps.storage16, caps.coopmat, caps.bf16_coopmat, caps.coopmat_score, caps.coopmat2_flexible,
                        caps.coopmat2_workgroup, caps.coopmat2_tensor, caps.subgroup_size_control, caps.full_subgroups})
     add(feature);
   for (uint64_t limit : {caps.max_shared, caps.max_invocations, caps.subgroup_size, caps.subgroup_ops}) add(limit);
@@ -173,6 +239,19 @@ void test(VulkanDevice &device, Caps &caps) {
                caps.driver.c_str());
     caps.subgroup_ops = 0;
     take_coopmat_away(caps);
+  }
+  try {
+    const std::optional<ScoreTile> tile = score_tile(caps, 128);
+    if (tile && !(score_error(device, *tile) < 2e-6)) {
+      device.log(LogLevel::warn, "%s (%s): scores on cooperative matrices are wrong; they are not used", name,
+                 caps.driver.c_str());
+      caps.coopmat_score = false;
+    }
+  } catch (const Error &error) {
+    if (error.status() != Status::unsupported) throw;
+    device.log(LogLevel::warn, "%s (%s): %s; scores do without cooperative matrices", name, caps.driver.c_str(),
+               error.what());
+    caps.coopmat_score = false;
   }
   for (;;) {
     std::string why;
