@@ -42,5 +42,7 @@ template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_plan_info> = 32;
 template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_recording> = 968;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_external> = 32;
 
 }  // namespace seer::capi

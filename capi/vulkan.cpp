@@ -60,13 +60,26 @@ VulkanImport vulkan_import(const seer_vulkan_import &in) {
   return out;
 }
 
+void require_vulkan(const Context &context, const char *what) {
+  const BackendFns &fns = *context.device().fns;
+  SEER_REQUIRE(fns.kind == BackendKind::vulkan, Status::unsupported, "backend %s has no Vulkan %s", fns.name, what);
+}
+
+std::shared_ptr<Buffer> shared_buffer(const std::shared_ptr<Context> &context, const Memory &memory) {
+  try {
+    return std::make_shared<Buffer>(context, memory);
+  } catch (...) {
+    context->device().fns->free(context->device(), memory);
+    throw;
+  }
+}
+
 // The context and the semaphores of a call, checked.
 std::pair<std::shared_ptr<Context>, std::vector<vulkan::Semaphore>> semaphore_call(const seer_context *ctx,
                                                                                    const seer_vulkan_semaphore *list,
                                                                                    uint32_t count) {
   auto context = usable(ctx);
-  const BackendFns &fns = *context->device().fns;
-  SEER_REQUIRE(fns.kind == BackendKind::vulkan, Status::unsupported, "backend %s has no Vulkan semaphores", fns.name);
+  require_vulkan(*context, "semaphores");
   vulkan::check_semaphores(context->device());
   SEER_REQUIRE(list || count == 0, Status::invalid_argument, "list is NULL; expected %u semaphores", count);
   std::vector<vulkan::Semaphore> semaphores;
@@ -85,8 +98,7 @@ seer_status make_plan(seer_context *ctx, const seer_model *model, bool has_model
   return entry([&] {
     SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
     const auto context = usable(ctx);
-    const BackendFns &fns = *context->device().fns;
-    SEER_REQUIRE(fns.kind == BackendKind::vulkan, Status::unsupported, "backend %s has no command buffers", fns.name);
+    require_vulkan(*context, "command buffers");
     std::shared_ptr<const Model> gates;
     if (has_model) gates = get(model, "model");
     double part_flops = 0;
@@ -193,6 +205,63 @@ seer_status seer_vulkan_signal_semaphores(seer_context *ctx, const seer_vulkan_s
                             Pipeline &, Exec &, CallStats &) { vulkan::signal_semaphores(device, signals); },
                         0, {});
     if (ticket) *ticket = number;
+  });
+}
+
+seer_status seer_vulkan_buffer_get(const seer_buffer *buffer, seer_vulkan_range *range) {
+  return entry([&] {
+    const auto object = get(buffer, "buffer");
+    SEER_REQUIRE(range, Status::invalid_argument, "range is NULL");
+    const Context &context = object->context();
+    context.check_usable();
+    require_vulkan(context, "buffers");
+    SEER_REQUIRE(vulkan::is_imported(context.device()), Status::unsupported,
+                 "the context made a VkDevice of its own, whose buffers nobody else can use");
+    const vulkan::BufferRange found = vulkan::range_of(context.device(), object->memory());
+    *range = {found.buffer, found.offset, found.size};
+  });
+}
+
+seer_status seer_vulkan_buffer_export(seer_context *ctx, uint64_t size, seer_vulkan_external *external,
+                                      seer_buffer **out) {
+  if (out) *out = nullptr;
+  return entry([&] {
+    SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
+    const auto context = usable(ctx);
+    require_vulkan(*context, "memory to share");
+    prepare_struct(external, "external");
+    SEER_REQUIRE(size > 0 && size <= INT64_MAX, Status::invalid_argument, "size is %llu",
+                 static_cast<unsigned long long>(size));
+    auto handle = std::make_unique<seer_buffer>();
+    vulkan::External shared;
+    handle->object = shared_buffer(context, vulkan::share_memory(context->device(), size, shared));
+    seer_vulkan_external value = {};
+    value.fd = shared.fd;
+    value.size = shared.size;
+    value.allocation_size = shared.allocation_size;
+    value.memory_type = shared.memory_type;
+    write_struct(external, value);
+    *out = handle.release();
+  });
+}
+
+seer_status seer_vulkan_buffer_import(seer_context *ctx, const seer_vulkan_external *external, seer_buffer **out) {
+  if (out) *out = nullptr;
+  return entry([&] {
+    SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
+    const auto context = usable(ctx);
+    require_vulkan(*context, "memory to share");
+    const seer_vulkan_external in = read_struct(external, "external");
+    check_reserved(in.reserved, "external", "reserved");
+    SEER_REQUIRE(in.fd >= 0, Status::invalid_argument, "external.fd is %d", in.fd);
+    SEER_REQUIRE(in.size > 0 && in.size <= in.allocation_size, Status::out_of_bounds,
+                 "external.size is %llu; the memory has %llu bytes", static_cast<unsigned long long>(in.size),
+                 static_cast<unsigned long long>(in.allocation_size));
+    auto handle = std::make_unique<seer_buffer>();
+    const vulkan::External taken{
+        .fd = in.fd, .allocation_size = in.allocation_size, .size = in.size, .memory_type = in.memory_type};
+    handle->object = shared_buffer(context, vulkan::take_memory(context->device(), taken));
+    *out = handle.release();
   });
 }
 

@@ -238,6 +238,7 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   // Atomics are of device scope, which is a feature of its own once the memory model is on.
   caps.memory_model = features.memory_model && features.memory_model_device_scope;
   caps.timeline = features.timeline;
+  caps.external_fd = has(VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME);
   caps.push_descriptor = has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
 
   caps.bf16_coopmat = features.bf16 && features.bf16_coopmat;

@@ -69,7 +69,8 @@ struct Caps {
   bool storage16 = false;     // f16 and u16 in storage buffers
   bool memory_model = false;  // Vulkan's, with device scope; enabled only beside cooperative matrices
   bool push_descriptor = false;
-  bool timeline = false;  // semaphores: of the caller's
+  bool timeline = false;     // semaphores: of the caller's
+  bool external_fd = false;  // memory can be shared by file descriptors
 
   // Cooperative matrices; the shapes' accumulators are f32.
   bool coopmat = false, bf16_coopmat = false;

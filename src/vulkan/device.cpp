@@ -99,6 +99,7 @@ VkDevice make_device(const Instance &instance, VkPhysicalDevice physical, const 
     size_control.computeFullSubgroups = caps.full_subgroups;
     add(size_control);
   }
+  if (caps.external_fd) need(VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME);
   if (caps.push_descriptor) need(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
   if (caps.coopmat) {
     unless_core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);

@@ -104,6 +104,8 @@ std::vector<const char *> recommend(void *get_instance_proc_addr, void *instance
   return names;
 }
 
+bool is_imported(const Device &device) { return static_cast<const VulkanDevice &>(device).gpu->imported; }
+
 std::shared_ptr<const Memory> borrow(Device &device, uint64_t buffer, uint64_t size) {
   const std::shared_ptr<Gpu> gpu = static_cast<VulkanDevice &>(device).gpu;
   if (!gpu->imported) return nullptr;
@@ -115,6 +117,19 @@ std::shared_ptr<const Memory> borrow(Device &device, uint64_t buffer, uint64_t s
   auto borrowed = std::make_shared<Borrowed>(gpu);
   static_cast<Memory &>(*borrowed) = gpu->memory->borrow(reinterpret_cast<VkBuffer>(buffer), 0, size);
   return borrowed;
+}
+
+BufferRange range_of(const Device &device, const Memory &memory) {
+  const Place place = static_cast<const VulkanDevice &>(device).memory->find(memory.address, memory.size);
+  return {.buffer = reinterpret_cast<uint64_t>(place.buffer), .offset = place.offset, .size = memory.size};
+}
+
+Memory share_memory(Device &device, uint64_t bytes, External &external) {
+  return static_cast<VulkanDevice &>(device).memory->share(bytes, external);
+}
+
+Memory take_memory(Device &device, const External &external) {
+  return static_cast<VulkanDevice &>(device).memory->take(external);
 }
 
 void check_semaphores(const Device &device) {

@@ -33,9 +33,30 @@ namespace vulkan {
 std::vector<const char *> recommend(void *get_instance_proc_addr, void *instance, void *physical_device,
                                     uint32_t api_version, void *features);
 
+// Whether the device is the caller's.
+bool is_imported(const Device &device);
+
 // The caller's VkBuffer as memory that stages take, for as long as the result lives. Null on devices that are not the
 // caller's: whatever the handle names, it is not theirs.
 std::shared_ptr<const Memory> borrow(Device &device, uint64_t buffer, uint64_t size);
+
+struct BufferRange {
+  uint64_t buffer = 0, offset = 0, size = 0;
+};
+// The VkBuffer behind the library's memory.
+BufferRange range_of(const Device &device, const Memory &memory);
+
+// Memory that other APIs and processes on the same device can have, too: an opaque file descriptor and what to know of
+// it.
+struct External {
+  int fd = -1;
+  uint64_t allocation_size = 0, size = 0;
+  uint32_t memory_type = 0;
+};
+// Makes some; the descriptor is the caller's.
+Memory share_memory(Device &device, uint64_t bytes, External &external);
+// Takes it; the descriptor is the driver's if this does not throw.
+Memory take_memory(Device &device, const External &external);
 
 struct Semaphore {
   uint64_t handle = 0, value = 0;  // timeline
@@ -51,10 +72,6 @@ void signal_semaphores(Device &device, const std::vector<Semaphore> &list);
 
 struct TensorSet {  // those that a call has
   Tensor q, k, v, out, lse, scores, mask;
-};
-
-struct BufferRange {
-  uint64_t buffer = 0, offset = 0, size = 0;
 };
 
 struct Recording {

@@ -14,16 +14,17 @@ namespace seer::vulkan {
   X(vkEnumerateInstanceExtensionProperties) \
   X(vkEnumerateInstanceLayerProperties)     \
   X(vkCreateInstance)
-#define SEER_VK_INSTANCE_FUNCTIONS(X)         \
-  X(vkDestroyInstance)                        \
-  X(vkEnumeratePhysicalDevices)               \
-  X(vkGetPhysicalDeviceProperties)            \
-  X(vkGetPhysicalDeviceProperties2)           \
-  X(vkGetPhysicalDeviceFeatures2)             \
-  X(vkGetPhysicalDeviceMemoryProperties)      \
-  X(vkGetPhysicalDeviceQueueFamilyProperties) \
-  X(vkEnumerateDeviceExtensionProperties)     \
-  X(vkCreateDevice)                           \
+#define SEER_VK_INSTANCE_FUNCTIONS(X)            \
+  X(vkDestroyInstance)                           \
+  X(vkEnumeratePhysicalDevices)                  \
+  X(vkGetPhysicalDeviceProperties)               \
+  X(vkGetPhysicalDeviceProperties2)              \
+  X(vkGetPhysicalDeviceFeatures2)                \
+  X(vkGetPhysicalDeviceMemoryProperties)         \
+  X(vkGetPhysicalDeviceQueueFamilyProperties)    \
+  X(vkEnumerateDeviceExtensionProperties)        \
+  X(vkGetPhysicalDeviceExternalBufferProperties) \
+  X(vkCreateDevice)                              \
   X(vkGetDeviceProcAddr)
 #define SEER_VK_DEVICE_FUNCTIONS(X) \
   X(vkDestroyDevice)                \

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "device.h"
+#include "interop.h"
 
 namespace seer::vulkan {
 namespace {
@@ -37,8 +38,9 @@ constexpr VkMemoryPropertyFlags kHost = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK
 constexpr VkMemoryPropertyFlags kLocal = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
 constexpr VkMemoryPropertyFlags kCached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
 
-VkBuffer make_buffer(Gpu &device, uint64_t size) {
+VkBuffer make_buffer(Gpu &device, uint64_t size, const void *next = nullptr) {
   VkBufferCreateInfo info{};
+  info.pNext = next;
   info.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO;
   info.size = size;
   info.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
@@ -51,25 +53,34 @@ struct Bound {
   VkDeviceMemory memory = VK_NULL_HANDLE;
   void *mapped = nullptr;
   VkMemoryPropertyFlags flags = 0;
+  uint32_t type = 0;
+  uint64_t size = 0;  // of the allocation
 };
 
-// Memory of the type that `choose` picks, bound to the buffer and mapped where the host can see it.
+// Memory of the type that `choose` picks, bound to the buffer and mapped where the host can see it. `next` and `size`
+// are of memory that is shared.
 template <class Choose>
-Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
+Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose, const void *next = nullptr,
+                  uint64_t size = 0) {
   VkMemoryRequirements needs;
   device.fn.vkGetBufferMemoryRequirements(device.handle, buffer, &needs);
   const int32_t type = choose(needs.memoryTypeBits);
   SEER_REQUIRE(type >= 0, Status::device_out_of_memory, "the device has no memory of a fitting type");
   VkMemoryAllocateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO;
-  info.allocationSize = needs.size;
+  info.pNext = next;
+  info.allocationSize = size ? size : needs.size;
   info.memoryTypeIndex = uint32_t(type);
   Bound bound;
+  bound.type = info.memoryTypeIndex;
+  bound.size = info.allocationSize;
   bound.flags = device.memory_properties.memoryTypes[type].propertyFlags;
   const VkResult result = device.fn.vkAllocateMemory(device.handle, &info, device.allocation, &bound.memory);
   if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY ||
       result == VK_ERROR_TOO_MANY_OBJECTS)
     fail(Status::device_out_of_memory, "%llu bytes of device memory cannot be had", (unsigned long long)needs.size);
+  SEER_REQUIRE(result != VK_ERROR_INVALID_EXTERNAL_HANDLE, Status::invalid_argument,
+               "the driver does not take the file descriptor as memory of this device");
   device.check(result, "vkAllocateMemory");
   try {
     device.check(device.fn.vkBindBufferMemory(device.handle, buffer, bound.memory, 0), "vkBindBufferMemory");
@@ -87,22 +98,43 @@ Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose) {
 
 MemoryMap::~MemoryMap() {
   for (const auto &[address, block] : blocks_) {
-    if (!block.memory) continue;
-    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
-    device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
+    if (block.memory) destroy(block);
   }
 }
 
+void MemoryMap::destroy(const Block &block) noexcept {
+  device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
+  if (block.memory) device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
+}
+
+void MemoryMap::check_size(uint64_t bytes) const {
+  const uint64_t most = device_.caps.max_allocation;
+  SEER_REQUIRE(bytes <= most, Status::device_out_of_memory,
+               "%llu bytes in one allocation; the device gives at most %llu", (unsigned long long)bytes,
+               (unsigned long long)most);
+}
+
+Memory MemoryMap::add(const Block &block, uint64_t bytes) {
+  std::unique_lock lock(mutex_);
+  const uintptr_t address = next_;
+  blocks_.emplace(address, block);
+  next_ += (block.size / kPage + 2) * kPage;  // a page between two allocations, so that none ends where another begins
+  return {.address = reinterpret_cast<void *>(address), .handle = 0, .size = bytes};
+}
+
+namespace {
+
+// Whole vectors of 16 bytes, so that kernels may read the last element as part of one.
+uint64_t padded(uint64_t bytes) { return (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16; }
+
+}  // namespace
+
 Memory MemoryMap::alloc(uint64_t bytes) {
   const Caps &caps = device_.caps;
-  SEER_REQUIRE(bytes <= caps.max_allocation, Status::device_out_of_memory,
-               "%llu bytes in one allocation; the device gives at most %llu", (unsigned long long)bytes,
-               (unsigned long long)caps.max_allocation);
-  // Whole vectors of 16 bytes, so that kernels may read the last element as part of one.
-  const uint64_t size = (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16;
+  check_size(bytes);
   Block block;
-  block.buffer = make_buffer(device_, size);
-  block.size = size;
+  block.size = padded(bytes);
+  block.buffer = make_buffer(device_, block.size);
   try {
     const Bound bound = bind_memory(device_, block.buffer, caps.unified_memory, [&](uint32_t allowed) {
       if (caps.unified_memory) return memory_type(device_, allowed, kLocal, {kHost, kHost | kCached});
@@ -111,14 +143,106 @@ Memory MemoryMap::alloc(uint64_t bytes) {
     block.memory = bound.memory;
     block.mapped = bound.mapped;
     block.cached = bound.flags & kCached;
-    std::unique_lock lock(mutex_);
-    const uintptr_t address = next_;
-    blocks_.emplace(address, block);
-    next_ += (size / kPage + 2) * kPage;  // a page between two allocations, so that none ends where another begins
-    return {.address = reinterpret_cast<void *>(address), .handle = 0, .size = bytes};
+    return add(block, bytes);
   } catch (...) {
-    device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
-    if (block.memory) device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
+    destroy(block);
+    throw;
+  }
+}
+
+namespace {
+
+constexpr auto kOpaque = VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT;
+
+// That buffers like ours can be shared in this way. Returns the structure for their creation.
+VkExternalMemoryBufferCreateInfo check_external(const Gpu &device, VkExternalMemoryFeatureFlagBits wanted,
+                                                const char *what) {
+  SEER_REQUIRE(device.caps.external_fd && device.fn.vkGetMemoryFdKHR, Status::unsupported,
+               "memory by file descriptors needs the extension VK_KHR_external_memory_fd, which %s",
+               device.imported ? "the context's device was imported without" : "the device does not have");
+  VkPhysicalDeviceExternalBufferInfo info{};
+  info.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_BUFFER_INFO;
+  info.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
+  info.handleType = kOpaque;
+  VkExternalBufferProperties properties{};
+  properties.sType = VK_STRUCTURE_TYPE_EXTERNAL_BUFFER_PROPERTIES;
+  device.instance->fn().vkGetPhysicalDeviceExternalBufferProperties(device.physical, &info, &properties);
+  const VkExternalMemoryFeatureFlags has = properties.externalMemoryProperties.externalMemoryFeatures;
+  SEER_REQUIRE((has & wanted) && !(has & VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT), Status::unsupported,
+               "the driver does not %s storage buffers' memory by opaque file descriptors", what);
+  VkExternalMemoryBufferCreateInfo external{};
+  external.sType = VK_STRUCTURE_TYPE_EXTERNAL_MEMORY_BUFFER_CREATE_INFO;
+  external.handleTypes = kOpaque;
+  return external;
+}
+
+}  // namespace
+
+Memory MemoryMap::share(uint64_t bytes, External &external) {
+  const auto create = check_external(device_, VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT, "give away");
+  check_size(bytes);
+  Block block;
+  block.size = padded(bytes);
+  block.buffer = make_buffer(device_, block.size, &create);
+  try {
+    VkExportMemoryAllocateInfo exported{};
+    exported.sType = VK_STRUCTURE_TYPE_EXPORT_MEMORY_ALLOCATE_INFO;
+    exported.handleTypes = kOpaque;
+    const Bound bound = bind_memory(
+        device_, block.buffer, false,
+        [&](uint32_t allowed) {
+          return memory_type(device_, allowed, kLocal, {}, VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT);
+        },
+        &exported);
+    block.memory = bound.memory;
+    VkMemoryGetFdInfoKHR get{};
+    get.sType = VK_STRUCTURE_TYPE_MEMORY_GET_FD_INFO_KHR;
+    get.memory = block.memory;
+    get.handleType = kOpaque;
+    const Memory memory = add(block, bytes);
+    const VkResult result = device_.fn.vkGetMemoryFdKHR(device_.handle, &get, &external.fd);
+    if (result != VK_SUCCESS) {
+      free(memory);
+      block = {};
+      device_.check(result, "vkGetMemoryFdKHR");
+    }
+    external.allocation_size = bound.size;
+    external.size = bytes;
+    external.memory_type = bound.type;
+    return memory;
+  } catch (...) {
+    destroy(block);
+    throw;
+  }
+}
+
+Memory MemoryMap::take(const External &external) {
+  const auto create = check_external(device_, VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT, "take");
+  check_size(external.allocation_size);
+  Block block;
+  block.size = padded(external.size);
+  block.buffer = make_buffer(device_, block.size, &create);
+  try {
+    VkMemoryRequirements needs;
+    device_.fn.vkGetBufferMemoryRequirements(device_.handle, block.buffer, &needs);
+    SEER_REQUIRE(needs.size <= external.allocation_size, Status::out_of_bounds,
+                 "a buffer of %llu bytes takes %llu; the memory has %llu", (unsigned long long)external.size,
+                 (unsigned long long)needs.size, (unsigned long long)external.allocation_size);
+    SEER_REQUIRE(external.memory_type < device_.memory_properties.memoryTypeCount &&
+                     needs.memoryTypeBits >> external.memory_type & 1,
+                 Status::invalid_argument, "memory_type is %u, which storage buffers of this device cannot have",
+                 external.memory_type);
+    VkImportMemoryFdInfoKHR import{};
+    import.sType = VK_STRUCTURE_TYPE_IMPORT_MEMORY_FD_INFO_KHR;
+    import.handleType = kOpaque;
+    import.fd = external.fd;
+    const Bound bound = bind_memory(
+        device_, block.buffer, false, [&](uint32_t) { return int32_t(external.memory_type); }, &import,
+        external.allocation_size);
+    block.memory = bound.memory;
+    return add(block, external.size);
+  } catch (...) {
+    destroy(block);
     throw;
   }
 }
@@ -168,8 +292,7 @@ void MemoryMap::free(const Memory &memory) noexcept {
       return;
     }
   }
-  device_.fn.vkDestroyBuffer(device_.handle, block.buffer, device_.allocation);
-  device_.fn.vkFreeMemory(device_.handle, block.memory, device_.allocation);
+  destroy(block);
 }
 
 Place MemoryMap::find(const void *pointer, uint64_t bytes) const {
@@ -192,7 +315,7 @@ Place MemoryMap::find(const void *pointer, uint64_t bytes) const {
 
 HostBuffer make_host_buffer(Gpu &device, uint64_t bytes, bool read_back) {
   HostBuffer host;
-  host.size = (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16;
+  host.size = padded(bytes);
   host.buffer = make_buffer(device, host.size);
   try {
     const Bound bound = bind_memory(device, host.buffer, true, [&](uint32_t allowed) {

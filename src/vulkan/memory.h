@@ -14,6 +14,7 @@
 namespace seer::vulkan {
 
 struct Gpu;
+struct External;  // interop.h
 
 // Where an address lies.
 struct Place {
@@ -31,6 +32,10 @@ public:
   ~MemoryMap();
 
   Memory alloc(uint64_t bytes);  // throws device_out_of_memory
+  // Memory that others can have by a file descriptor, and such memory of others. Throw unsupported where the device
+  // does not do that.
+  Memory share(uint64_t bytes, External &external);
+  Memory take(const External &external);
   // `size` bytes from `offset` on of a buffer that somebody else owns. A null buffer can be given an address, too, and
   // the buffer be named later. Ends with free().
   Memory borrow(VkBuffer buffer, uint64_t offset, uint64_t size);
@@ -47,6 +52,10 @@ private:
     void *mapped = nullptr;
     bool cached = false;
   };
+  void check_size(uint64_t bytes) const;
+  Memory add(const Block &block, uint64_t bytes);
+  void destroy(const Block &block) noexcept;
+
   Gpu &device_;
   mutable std::shared_mutex mutex_;
   std::map<uintptr_t, Block> blocks_;

@@ -30,7 +30,11 @@ namespace vulkan {
 std::vector<const char *> recommend(void *, void *, void *, uint32_t, void *) {
   fail(Status::unsupported, "backend vulkan is not part of this build");
 }
+bool is_imported(const Device &) { return false; }
 std::shared_ptr<const Memory> borrow(Device &, uint64_t, uint64_t) { return nullptr; }
+BufferRange range_of(const Device &, const Memory &) { return {}; }
+Memory share_memory(Device &, uint64_t, External &) { return {}; }
+Memory take_memory(Device &, const External &) { return {}; }
 void check_semaphores(const Device &) { fail(Status::unsupported, "backend vulkan is not part of this build"); }
 void wait_semaphores(Device &, const std::vector<Semaphore> &) {}
 void signal_semaphores(Device &, const std::vector<Semaphore> &) {}

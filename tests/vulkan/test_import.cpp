@@ -1,4 +1,5 @@
 // Contexts on a device that the program has made, with its buffers and semaphores.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <thread>
@@ -218,4 +219,72 @@ TEST_CASE("vulkan import: work waits for the program's semaphores and signals th
     FAILS(SEER_ERROR_UNSUPPORTED, "backend cpu", seer_vulkan_wait_semaphores(make_context().get(), &last, 1));
   }
   gpu.wait_for_release();
+}
+
+TEST_CASE("vulkan import: memory by file descriptor is one memory on both sides; buffers have a VkBuffer") {
+  seer_context_params params = SEER_INIT(seer_context_params);
+  params.backend = SEER_BACKEND_VULKAN;
+  const Context own = make_context(params);
+  std::vector<uint8_t> bytes(100000), back(bytes.size());
+  for (size_t i = 0; i < bytes.size(); i++) bytes[i] = uint8_t(i * 7);
+  foreign::Gpu gpu;
+  {
+    const Context ctx(gpu.context());
+    seer_vulkan_external external = SEER_INIT(seer_vulkan_external);
+    seer_buffer *a = nullptr, *b = nullptr;
+    OK(seer_vulkan_buffer_export(own.get(), bytes.size(), &external, &a));
+    CHECK(external.fd >= 0);
+    CHECK(external.size == bytes.size());
+    CHECK(external.allocation_size >= bytes.size());
+    OK(seer_buffer_write(a, 0, bytes.data(), bytes.size()));
+
+    const auto refused = [&](seer_status status, const char *word, auto change) {
+      seer_vulkan_external other = external;
+      change(other);
+      seer_buffer *none = nullptr;
+      FAILS(status, word, seer_vulkan_buffer_import(ctx.get(), &other, &none));
+      CHECK(none == nullptr);
+    };
+    using E = seer_vulkan_external;
+    refused(SEER_ERROR_INVALID_ARGUMENT, "external.fd", [](E &e) { e.fd = -1; });
+    refused(SEER_ERROR_OUT_OF_BOUNDS, "external.size", [](E &e) { e.size = e.allocation_size + 1; });
+    refused(SEER_ERROR_INVALID_ARGUMENT, "memory_type is 77", [](E &e) { e.memory_type = 77; });
+    refused(SEER_ERROR_STRUCT, "reserved", [](E &e) { e.reserved = 1; });
+
+    OK(seer_vulkan_buffer_import(ctx.get(), &external, &b));  // the descriptor is gone now
+    OK(seer_buffer_read(b, 0, back.data(), back.size()));
+    CHECK(back == bytes);
+    seer_buffer_release(a);  // the memory lives on in b
+    std::fill(back.begin(), back.end(), uint8_t(1));
+    OK(seer_buffer_read(b, 50000, back.data() + 50000, 50000));
+    CHECK(std::equal(back.begin() + 50000, back.end(), bytes.begin() + 50000));
+
+    seer_vulkan_range range = {};
+    OK(seer_vulkan_buffer_get(b, &range));
+    CHECK(range.buffer != 0);
+    CHECK(range.size == bytes.size());
+    foreign::Commands commands(gpu);
+    commands.begin();
+    gpu.fn.vkCmdFillBuffer(commands.handle, reinterpret_cast<VkBuffer>(range.buffer), range.offset, 4096, 0x01010101);
+    commands.run();
+    OK(seer_buffer_read(b, 0, back.data(), 4097));
+    CHECK(std::count(back.begin(), back.begin() + 4096, uint8_t(1)) == 4096);
+    CHECK(back[4096] == bytes[4096]);
+    seer_buffer_release(b);
+
+    OK(seer_buffer_create(own.get(), 16, 0, &a));
+    FAILS(SEER_ERROR_UNSUPPORTED, "VkDevice of its own", seer_vulkan_buffer_get(a, &range));
+    seer_buffer_release(a);
+    FAILS(SEER_ERROR_UNSUPPORTED, "backend cpu", seer_vulkan_buffer_export(make_context().get(), 16, &external, &a));
+  }
+  gpu.wait_for_release();
+  foreign::Gpu plain({.recommended = false});
+  {
+    const Context ctx(plain.context());
+    seer_vulkan_external external = SEER_INIT(seer_vulkan_external);
+    seer_buffer *none = nullptr;
+    FAILS(SEER_ERROR_UNSUPPORTED, "VK_KHR_external_memory_fd",
+          seer_vulkan_buffer_export(ctx.get(), 16, &external, &none));
+  }
+  plain.wait_for_release();
 }

@@ -87,6 +87,35 @@ SEER_API seer_status SEER_CALL seer_vulkan_wait_semaphores(seer_context *ctx, co
  * signals, too, so that nobody waits for ever. The ticket (may be NULL) is complete when the signals are submitted. */
 SEER_API seer_status SEER_CALL seer_vulkan_signal_semaphores(seer_context *ctx, const seer_vulkan_semaphore *list, uint32_t count, seer_ticket *ticket);
 
+/* ---- Shared memory ------------------------------------------------------------------------------------------------------ */
+
+/* Bytes of a VkBuffer, 24 bytes, frozen. All-zero = absent. */
+typedef struct seer_vulkan_range {
+  uint64_t buffer;
+  uint64_t offset;
+  uint64_t size;
+} seer_vulkan_range;
+
+/* The VkBuffer behind a seer_buffer of an imported device, for as long as the seer_buffer lives. */
+SEER_API seer_status SEER_CALL seer_vulkan_buffer_get(const seer_buffer *buffer, seer_vulkan_range *range);
+
+/* Device memory by file descriptor, VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT: what cudaImportExternalMemory, another
+ * VkDevice or another process on the same physical device and driver takes. Needs VK_KHR_external_memory_fd, which a
+ * context's own device enables by itself. */
+typedef struct seer_vulkan_external { /* growable */
+  uint32_t struct_size;
+  int32_t fd;
+  uint64_t size;            /* of the buffer, from the start of the memory */
+  uint64_t allocation_size; /* of the memory */
+  uint32_t memory_type;     /* its index; import: that of the exporter */
+  uint32_t reserved;
+} seer_vulkan_external;
+/* Makes a buffer and fills *external; fd is the caller's to close. The contents are complete for others when the ticket
+ * of a call that writes them is; calls do not wait for others: the caller does, before it makes them. */
+SEER_API seer_status SEER_CALL seer_vulkan_buffer_export(seer_context *ctx, uint64_t size, seer_vulkan_external *external, seer_buffer **out);
+/* A buffer of somebody else's memory. The fd belongs to the driver if this succeeds, else to the caller as before. */
+SEER_API seer_status SEER_CALL seer_vulkan_buffer_import(seer_context *ctx, const seer_vulkan_external *external, seer_buffer **out);
+
 /* ---- Recording into the caller's command buffers ------------------------------------------------------------------------ */
 
 /* A call of certain sizes, prepared: kernels are compiled (on all processors), proven and kept, tables of RoPE are in
@@ -119,13 +148,6 @@ typedef struct seer_vulkan_plan_info { /* growable */
 SEER_API seer_status SEER_CALL seer_vulkan_plan_get(const seer_vulkan_plan *plan, seer_vulkan_plan_info *info);
 SEER_API void SEER_CALL seer_vulkan_plan_retain(seer_vulkan_plan *plan);
 SEER_API void SEER_CALL seer_vulkan_plan_release(seer_vulkan_plan *plan);
-
-/* Bytes of a VkBuffer, 24 bytes, frozen. All-zero = absent. */
-typedef struct seer_vulkan_range {
-  uint64_t buffer;
-  uint64_t offset;
-  uint64_t size;
-} seer_vulkan_range;
 
 typedef struct seer_vulkan_recording { /* growable */
   uint32_t struct_size;
