@@ -67,6 +67,7 @@ bool fence_wait(Device &device, uint64_t fence, uint64_t timeout_ns) {
   vulkan::Recorder &recorder = *vk(device).recorder;
   if (!recorder.wait(fence, timeout_ns)) return false;
   recorder.recycle();
+  vk(device).gpu->pipelines->save_cache();  // a program may end without releasing anything
   return true;
 }
 

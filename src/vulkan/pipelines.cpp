@@ -350,13 +350,16 @@ std::vector<char> Pipelines::read_cache(const std::string &path) {
 }
 
 void Pipelines::set_passed(uint64_t fingerprint) {
+  std::lock_guard lock(mutex_);
   passed_ = fingerprint;
   cache_dirty_ = true;
 }
 
 void Pipelines::save_cache() noexcept {
-  if (cache_path_.empty() || !cache_ || !cache_dirty_ || device_.lost) return;
   try {
+    std::lock_guard lock(mutex_);
+    if (cache_path_.empty() || !cache_ || !cache_dirty_ || device_.lost) return;
+    cache_dirty_ = false;  // one attempt: a folder that cannot be written stays so
     size_t size = 0;
     device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, nullptr), "vkGetPipelineCacheData");
     if (size > kLargestCache) return;
@@ -374,7 +377,6 @@ void Pipelines::save_cache() noexcept {
     file.write(&header, sizeof header);
     file.write(data.data(), data.size());
     file.commit();
-    cache_dirty_ = false;
   } catch (const std::exception &) {  // a folder that cannot be written costs time, no more
   }
 }
