@@ -92,7 +92,7 @@ std::optional<CoopLayout> coop_layout(VulkanDevice &device, const CoopShape &sha
     if (known == shape) return layout;
   std::optional<CoopLayout> layout;
   try {
-    layout = ask(device, shape, size);
+    layout = ask(device.tester(), shape, size);
   } catch (const Error &error) {
     if (error.status() != Status::unsupported) throw;
     device.log(LogLevel::info, "the layout of cooperative matrices cannot be found out: %s", error.what());
