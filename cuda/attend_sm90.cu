@@ -211,12 +211,12 @@ struct Consumer {
     wgmma_wait<0>();
     hold(o);
     release_v(tile.slot);
-    last_slot = __shfl_sync(~0u, tile.slot, 0);  // the same in all lanes, and the compiler must see that: see run()
+    last_slot = __shfl_sync(~0u, tile.slot, 0);  // the same in all lanes already, but see run()
   }
 
   // What decides about branches here must be visibly the same for all lanes of a warp. Where ptxas cannot prove it, it
   // keeps list positions, descriptors and barrier addresses out of the uniform registers everywhere in the loop, which
-  // has cost 15 % of the kernel's speed; SASS with more than one WARPSYNC.ALL tells.
+  // has cost 15 % of the kernel's speed. bench/cuda_attend.py looks for it in the machine code.
   __device__ __forceinline__ void run(int thread) const {
     uint32_t last_slot = ~0u;
     for (int it = 0;; ++it) {
