@@ -67,17 +67,28 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
       }
       seq = p.sequence[low];
     }
-    // Sections of KV heads one after the other, longest rows first in each: the blocks of threads that run at one time
-    // then sweep the same keys, and what is left at the end is short.
+    // The last rows of all heads first: they are the longest, and some masks keep all of them. Then sections of KV
+    // heads one after the other, longest rows first in each: the blocks of threads that run at one time then sweep the
+    // same keys, and what is left at the end is short.
     const int rows = (seq.q_len + kRows - 1) / kRows;
     const int kv_heads = p.heads / p.group, per_kv = seq.items / kv_heads;
-    const int section = (work - seq.first_item) / (per_kv * p.section) * p.section;
-    const int width = min(p.section, kv_heads - section);
-    const int at = work - seq.first_item - section * per_kv;
+    const int width_of_one = p.heads_first ? 1 : p.group;  // items of a KV head that start at one row
+    const int early = min(kEarlyChunks, per_kv / width_of_one);
+    const int early_items = early * width_of_one * kv_heads;
+    int at = work - seq.first_item, section = 0, width = kv_heads, chunk = 0;
+    if (at >= early_items) {
+      const int late_per_kv = per_kv - early * width_of_one;
+      at -= early_items;
+      section = at / (late_per_kv * p.section) * p.section;
+      width = min(p.section, kv_heads - section);
+      at -= section * late_per_kv;
+      chunk = early;
+    }
     // at = (chunk of rows, KV head, head of its group), or heads_first: (place in the KV head's list of rows, KV head)
-    const int per_chunk = p.heads_first ? width : width * p.group;
-    const int chunk = at / per_chunk, rest = at % per_chunk;
-    const int kv_head = section + (p.heads_first ? rest : rest / p.group);
+    const int per_chunk = width * width_of_one;
+    chunk += at / per_chunk;
+    const int rest = at % per_chunk;
+    const int kv_head = section + rest / width_of_one;
     const int offset = seq.k_len - seq.q_len;
     const int g = min(lane, C::kGroups - 1);  // lane g knows group g
     const int place = chunk * C::kGroups + g;

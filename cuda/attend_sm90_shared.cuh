@@ -10,7 +10,8 @@ using namespace seer::sm90;
 
 constexpr int kRows = 64;  // rows of a group and keys of a tile
 constexpr int kThreads = 128;
-constexpr int kBarriers = 32;  // full barriers of the ring, a power of two
+constexpr int kBarriers = 32;    // full barriers of the ring, a power of two
+constexpr int kEarlyChunks = 2;  // items of each head, its last rows, that come before all others
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kLowest = -1e30f;   // maximum of nothing; finite, so that differences of two are 0 and not NaN
 constexpr float kLargest = 1024.f;  // sum of exponentials of a thread's columns of a tile that is let pass
