@@ -95,20 +95,21 @@ struct Attend {
 #pragma unroll
       for (int r = 0; r < 2; ++r) base[m][r] = kLowest, sum[m][r] = 0.f;
   }
-  // Rows of which `rows` exist; `from`: that of this thread's first chunk.
+  // Rows of which `rows` exist, if `issue`; `from`: that of this thread's first chunk.
   template <int kCount>
-  __device__ __forceinline__ void load(uint32_t smem, const Type *from, int64_t stride, int rows) const {
+  __device__ __forceinline__ void load(bool issue, uint32_t smem, const Type *from, int64_t stride, int rows) const {
 #pragma unroll
     for (int i = 0; i < kCount / kRowStep; ++i) {
 #pragma unroll
       for (int c = 0; c < C::kDim / 8 / kLanes; ++c)
-        copy_async(smem + load_at + i * kRowStep * C::kRowBytes + c * kLanes * 16, from + c * kLanes * 8,
+        copy_async(issue, smem + load_at + i * kRowStep * C::kRowBytes + c * kLanes * 16, from + c * kLanes * 8,
                    load_row + i * kRowStep < rows && (load_column + c * kLanes) * 8 < p.dim);
       from += kRowStep * stride;
     }
   }
-  __device__ __forceinline__ void load_tile(uint32_t to, const Type *from, int64_t stride, int tile) const {
-    load<C::kKeys>(ring + to, from + int64_t{tile} * C::kKeys * stride, stride, work.seq.k_len - tile * C::kKeys);
+  __device__ __forceinline__ void load_tile(bool issue, uint32_t to, const Type *from, int64_t stride, int tile) const {
+    load<C::kKeys>(issue, ring + to, from + int64_t{tile} * C::kKeys * stride, stride,
+                   work.seq.k_len - tile * C::kKeys);
   }
   __device__ __forceinline__ uint32_t freed_slot() const {
     return slot == 0 ? 2 * C::kSlotBytes : slot - C::kSlotBytes;
@@ -152,8 +153,10 @@ struct Attend {
       }
     }
   }
-  // S of the tile in this phase's slot, and among its products the exponentials of x.
-  __device__ __forceinline__ void scores(Scores &s, const Scores &x, Probs &probs) {
+  // S of the tile in this phase's slot, and among its products the exponentials of x and what `beside` does: the tensor
+  // core should be at work before anything else is.
+  template <class Beside>
+  __device__ __forceinline__ void scores(Scores &s, const Scores &x, Probs &probs, Beside beside) {
     const uint32_t k = ring + slot + k_at;
 #pragma unroll
     for (int m = 0; m < C::kTiles; ++m)
@@ -177,10 +180,12 @@ struct Attend {
           mma(Type{}, s[m][2 * n + 1], q[C::kQInRegisters ? i : 0][m], b[2], b[3]);
         }
       }
+      if (i == 0) beside();
       exponentials(i, x, probs);
     }
   }
-  __device__ __forceinline__ void values(Output &o, const Probs &probs) const {
+  template <class Beside>
+  __device__ __forceinline__ void values(Output &o, const Probs &probs, Beside beside) const {
     const uint32_t v = ring + slot + at;
 #pragma unroll
     for (int k = 0; k < C::kKeys / 16; ++k)
@@ -193,6 +198,7 @@ struct Attend {
           mma(Type{}, o[m][2 * i], probs[m][k], b[0], b[1]);
           mma(Type{}, o[m][2 * i + 1], probs[m][k], b[2], b[3]);
         }
+        if (k == 0 && i == 0) beside();
       }
   }
   // Whether V of this phase's slot holds anything that is not finite: 0 times that is not 0.
@@ -302,14 +308,14 @@ struct Attend {
     {
       const Type *from = static_cast<const Type *>(p.q) + work.seq.batch * p.q_batch + work.head * p.q_head +
                          (int64_t{work.seq.q_begin} + work.first + load_row) * p.q_token + load_column * 8;
-      load<kAttendRows>(ring - kAttendRows * C::kRowBytes, from, p.q_token, work.seq.q_len - work.first);
+      load<kAttendRows>(true, ring - kAttendRows * C::kRowBytes, from, p.q_token, work.seq.q_len - work.first);
     }
-    load_tile(0, k, p.k_token, next);
+    load_tile(true, 0, k, p.k_token, next);
     copy_commit();
     // The first tile has none before it: its place in the ring stays empty, and K of the second is asked for here.
     bool after_mine = false;
     int after = walk.next(after_mine);
-    if (after >= 0) load_tile(2 * C::kSlotBytes, k, p.k_token, after);
+    load_tile(after >= 0, 2 * C::kSlotBytes, k, p.k_token, after);
     copy_commit();
     copy_wait<1>();
     if (p.scale_log2 < 0.f) negate_q();
@@ -323,20 +329,18 @@ struct Attend {
       for (int n = 0; n < kKeyTiles; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[m][n][e] = -INFINITY;
-    // As a turn begins, x are the exponents of a tile of which `seen` is seen; K of tile `next` is in this phase's
-    // slot.
+    // As a turn begins, x are the exponents of a tile of which `seen` is seen, K of tile `next` is in this phase's
+    // slot, and `after` comes after it.
     int seen = kNoTile;
     for (;;) {
       copy_wait<1>();
       __syncthreads();
       int next_seen = kUnseen;
       if (next >= 0) {
-        if (seen != kNoTile) {
-          after = walk.next(after_mine);
-          if (after >= 0) load_tile(freed_slot(), k, p.k_token, after);
-        }
-        copy_commit();
-        scores(s, x, probs);
+        scores(s, x, probs, [&] {
+          load_tile(seen != kNoTile && after >= 0, freed_slot(), k, p.k_token, after);
+          copy_commit();
+        });
         next_seen = mask(s, next, mine);
       } else {
         copy_commit();
@@ -346,14 +350,18 @@ struct Attend {
       advance();
       copy_wait<1>();
       __syncthreads();
-      if (next >= 0) load_tile(freed_slot(), v, p.v_token, next);
-      copy_commit();
+      const auto load_v = [&] {
+        load_tile(next >= 0, freed_slot(), v, p.v_token, next);
+        copy_commit();
+      };
       const bool moved = next >= 0 && beyond(s);
-      if (seen > kNoTile) {
-        if (seen < C::kKeys - 1 && poisoned())
-          values_seen(o, probs, seen);
-        else
-          values(o, probs);
+      if (seen <= kNoTile) {
+        load_v();
+      } else if (seen < C::kKeys - 1 && poisoned()) {
+        load_v();
+        values_seen(o, probs, seen);
+      } else {
+        values(o, probs, load_v);
       }
       advance();
       if (next < 0) return;
@@ -362,6 +370,7 @@ struct Attend {
       seen = next_seen;
       next = after;
       mine = after_mine;
+      after = walk.next(after_mine);
     }
   }
   // A negative scale: the signs of what this thread has loaded of Q.

@@ -12,10 +12,13 @@ __device__ __forceinline__ uint32_t smem_address(const void *p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes, past L1; zeros, and nothing read, unless `valid`.
-__device__ __forceinline__ void copy_async(uint32_t smem, const void *global, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
+// 16 bytes, past L1; zeros, and nothing read, unless `valid`; nothing at all unless `issue`.
+__device__ __forceinline__ void copy_async(bool issue, uint32_t smem, const void *global, bool valid) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n}" ::"r"(
+          smem),
+      "l"(global), "r"(valid ? 16 : 0), "r"(static_cast<uint32_t>(issue))
+      : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits for this thread's copies but those of the last kPending groups.
