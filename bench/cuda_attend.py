@@ -4,7 +4,7 @@
     cuda_attend.py test [--cases N] [--seed N]      random shapes and adversarial masks against an f32 reference
     cuda_attend.py bench [--sizes 8192,32768] [--dim 64] [--last-dense 2] [--flex] [--peers]
 
-Needs torch and nvcc (or --cubin). The kernel runs through cuda_driver.py: the library does not launch it yet.
+Needs torch and nvcc (or --cubin). The kernel runs through cuda_driver.py, without the library.
 """
 import argparse
 import faulthandler

@@ -1,5 +1,5 @@
 """Runs the kernels of cuda/ on torch tensors through the CUDA driver API, with nothing but ctypes: for tests and
-benchmarks of kernels that the library does not launch yet. The structures mirror cuda/launch.h."""
+benchmarks of kernels alone, without the library. The structures mirror cuda/launch.h."""
 import ctypes
 import math
 

@@ -3,7 +3,7 @@
 
     cuda_pool.py [--cases N] [--seed N] [--cubin FILE]
 
-Needs torch and nvcc (or --cubin). The library does not launch the kernel yet.
+Needs torch and nvcc (or --cubin). The kernel alone, without the library.
 """
 import argparse
 import ctypes

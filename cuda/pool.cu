@@ -1,5 +1,5 @@
 // pool, sm_80 and up: one pass over q or k writes each block's maximum, minimum and average and the rotated copy that
-// attend reads. bench/cuda_pool.py tests and times it; the library does not launch it yet.
+// attend reads. bench/cuda_pool.py tests and times it alone.
 //
 // A block of threads takes a block of tokens of kPoolHeads heads, one after the other. A thread keeps 16 channels, 8
 // and the 8 that RoPE pairs them with, of every kStride-th token; memory is what bounds, so that all of its loads are

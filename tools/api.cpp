@@ -50,6 +50,9 @@ Context open_context(const ContextChoice &choice) {
   params.device = choice.device;
   params.threads = choice.threads;
   if (name.reference) params.flags = SEER_CONTEXT_REFERENCE;
+  params.log = choice.log;
+  params.log_user = choice.log_user;
+  if (choice.log) params.log_level = SEER_LOG_DEBUG;
   seer_context *ctx = nullptr;
   require(seer_context_create(&params, &ctx), "--backend " + choice.backend);
   return Context(ctx);

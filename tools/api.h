@@ -39,6 +39,8 @@ struct ContextChoice {
   std::string backend = "auto";
   int device = 0;
   int threads = 0;
+  seer_log_fn log = nullptr;  // at level debug
+  void *log_user = nullptr;
 };
 Context open_context(const ContextChoice &choice);
 seer_device_info context_info(const seer_context *ctx);

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <map>
 #include <random>
+#include <sstream>
 
 #include "api.h"
 #include "bench_masks.h"
@@ -80,9 +82,31 @@ double kept_flops(const BlockMask &mask, const Shape &s) {
 // One thing to time, and its times so far.
 struct Job {
   std::string name, family;
-  double density = 1, sharing = 0, flops = 0;
+  double density = 1, sharing = 0, flops = 0, gate_bytes = 0;  // of q and k, where there is a gate
   std::function<seer_stats(bool first)> call;
-  std::vector<double> seconds, gate_seconds;
+  std::vector<double> seconds, gate_seconds, attend_seconds, ghz;
+  std::map<std::string, std::vector<double>> stage_seconds;
+};
+
+// What a backend logs of a call's stages, if it does: "stages: pool=1234 ... attend=5678 ns, 1552 MHz".
+struct StageLog {
+  std::map<std::string, double> seconds;
+  double ghz = 0;
+
+  static void SEER_CALL take(void *user, seer_log_level, const char *message, size_t length) {
+    const std::string text(message, length);
+    if (text.rfind("stages: ", 0) != 0) return;
+    auto &self = *static_cast<StageLog *>(user);
+    self = {};
+    std::istringstream words(text.substr(8));
+    for (std::string word; words >> word;) {
+      const size_t equals = word.find('=');
+      if (equals != std::string::npos)
+        self.seconds[word.substr(0, equals)] += std::stod(word.substr(equals + 1)) * 1e-9;
+    }
+    const size_t comma = text.rfind(", ");
+    if (comma != std::string::npos) self.ghz = std::stod(text.substr(comma + 2)) * 1e-3;
+  }
 };
 
 // The tensors of a shape on its device, and the jobs over them.
@@ -169,6 +193,7 @@ private:
     Job job;
     job.name = "gate";
     job.density = 0;
+    job.gate_bytes = gate_bytes();
     job.call = [this](bool) {
       seer_gate_desc d = SEER_INIT(seer_gate_desc);
       d.q = q_.view();
@@ -187,6 +212,7 @@ private:
     Job job;
     job.name = "prefill";
     job.family = "gate";
+    job.gate_bytes = gate_bytes();
     const size_t index = jobs.size();
     job.call = [this, ratio, index](bool first) {
       seer_prefill_desc d = SEER_INIT(seer_prefill_desc);
@@ -205,6 +231,10 @@ private:
       return stats;
     };
     jobs.push_back(std::move(job));
+  }
+
+  double gate_bytes() const {
+    return static_cast<double>(s_.tokens * (s_.q_heads + s_.kv_heads) * s_.dim * element_size(s_.dtype));
   }
 
   // Density, sharing and work of the mask that the prefill just chose.
@@ -256,7 +286,13 @@ Json job_json(const Job &job, const Shape &s, const seer_device_info &info, doub
   j["time"] = spread_json(time);
   j["share_of_dense"] = time.median / dense_median;
   if (job.flops > 0) j["kept_flop_per_s"] = job.flops / time.median;
-  if (job.name == "prefill") j["gate_time"] = spread_json(spread(job.gate_seconds));
+  if (job.name == "prefill") {
+    j["gate_time"] = spread_json(spread(job.gate_seconds));
+    j["attend_time"] = spread_json(spread(job.attend_seconds));
+  }
+  if (job.gate_bytes > 0) j["gate_bytes_per_s"] = job.gate_bytes / spread(job.gate_seconds).median;
+  for (const auto &[stage, seconds] : job.stage_seconds) j["stages"][stage] = spread_json(spread(seconds));
+  if (!job.ghz.empty()) j["ghz"] = spread(job.ghz).median;
   return j;
 }
 
@@ -271,7 +307,20 @@ std::vector<std::string> job_row(const Job &job, double dense_median) {
           human_time(time.p90),
           human_percent(time.median / dense_median),
           job.name == "dense" || gate ? "" : format("%.2f x", dense_median / time.median),
-          job.flops > 0 ? format("%.1f", job.flops / time.median * 1e-9) : ""};
+          job.flops > 0 ? format("%.1f", job.flops / time.median * 1e-9) : "",
+          job.gate_bytes > 0 ? format("%.1f", job.gate_bytes / spread(job.gate_seconds).median * 1e-9) : "",
+          job.ghz.empty() ? "" : format("%.2f", spread(job.ghz).median)};
+}
+
+// Where a backend tells: each stage's median, whatever it was called for.
+std::vector<std::string> stage_row(const Job &job) {
+  std::vector<std::string> row = {job.name == "sparse" ? "sparse " + job.family : job.name,
+                                  job.name == "gate" ? "" : human_percent(job.density)};
+  for (const char *stage : {"pool", "project", "score", "select", "attend"}) {
+    const auto found = job.stage_seconds.find(stage);
+    row.push_back(found == job.stage_seconds.end() ? "" : human_time(spread(found->second).median));
+  }
+  return row;
 }
 
 int bench(const Options &o) {
@@ -281,7 +330,8 @@ int bench(const Options &o) {
     print(format("seed %llu, %d runs of each, interleaved; times of the device",
                  static_cast<unsigned long long>(o.seed), o.repeat));
   for (const Shape &s : shapes) {
-    const Context ctx = open_context({s.backend, 0, s.threads});
+    StageLog log;
+    const Context ctx = open_context({s.backend, 0, s.threads, StageLog::take, &log});
     const seer_device_info info = context_info(ctx.get());
     Bench bench(ctx.get(), s, o);
     {
@@ -291,18 +341,26 @@ int bench(const Options &o) {
       uint64_t done = 0;
       for (uint64_t round = 0; round < rounds; ++round)  // round 0 warms up and is not timed
         for (Job &job : bench.jobs) {
+          log = {};
           const seer_stats stats = job.call(round == 0);
           progress.update(++done, rounds * bench.jobs.size());
           if (round == 0) continue;
           job.seconds.push_back(static_cast<double>(stats.device_ns) * 1e-9);
           job.gate_seconds.push_back(static_cast<double>(stats.gate_ns) * 1e-9);
+          job.attend_seconds.push_back(static_cast<double>(stats.attend_ns) * 1e-9);
+          for (const auto &[stage, seconds] : log.seconds) job.stage_seconds[stage].push_back(seconds);
+          if (log.ghz > 0) job.ghz.push_back(log.ghz);
         }
     }
     const double dense = spread(bench.jobs.front().seconds).median;
-    Table table({"", "density", "s", "median", "p10", "p90", "of dense", "speed-up", "GFLOP/s"});
+    Table table({"", "density", "s", "median", "p10", "p90", "of dense", "speed-up", "GFLOP/s", "gate GB/s", "GHz"});
+    Table stages({"", "density", "pool", "project", "score", "select", "attend"});
+    bool told = false;
     for (const Job &job : bench.jobs) {
       results.push_back(job_json(job, s, info, dense));
       table.add(job_row(job, dense));
+      stages.add(stage_row(job));
+      told |= !job.stage_seconds.empty();
     }
     const Json device = device_json(info);
     if (std::find(devices.begin(), devices.end(), device) == devices.end()) devices.push_back(device);
@@ -313,6 +371,7 @@ int bench(const Options &o) {
                    static_cast<long long>(s.block),
                    s.threads ? format("%d threads", s.threads).c_str() : "all threads"));
       print(table.text());
+      if (told) print("\n" + stages.text());
     }
   }
   if (o.json)
@@ -346,7 +405,9 @@ void add_bench(CLI::App &app, int &exit_code) {
       "table.\n"
       "GFLOP/s count the work on kept blocks only (4 D per query-key pair, the diagonal block half). s is the number "
       "of kept\n"
-      "blocks per block loaded when three consecutive block rows share their loads.\n"
+      "blocks per block loaded when three consecutive block rows share their loads. gate GB/s: q and k read once in "
+      "the\n"
+      "gate's time. GHz, and a table of the stages' times, where the device tells (CUDA).\n"
       "  random      every block drawn on its own: the worst case for sharing\n"
       "  structured  the first block, the diagonal and its neighbours, columns a head returns to, a quarter noise\n"
       "  prefill     a gate with random weights and the ratio method: gate and attention together\n"

@@ -130,6 +130,7 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
     constexpr uint32_t zeros[2] = {};
     p.counter = const_cast<uint32_t *>(recorder.upload(std::span<const uint32_t>(zeros)));
   }
+  p.clocks = recorder.clocks();
   const CUtensorMap q = encode_map(device, args.q, work.q_tokens, work.batches);
   const CUtensorMap k = encode_map(device, args.k, work.k_tokens, work.batches);
   const CUtensorMap v = encode_map(device, args.v, work.k_tokens, work.batches);
@@ -139,7 +140,8 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   recorder.launch(kernel,
                   {.blocks = uint64_t(std::min<int64_t>(device.caps.multiprocessors, work.items)),
                    .threads = kThreads,
-                   .shared = uint64_t(kernel.shared) + lists},
+                   .shared = uint64_t(kernel.shared) + lists,
+                   .overlap = true},
                   q, k, v, p);
 }
 

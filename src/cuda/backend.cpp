@@ -68,12 +68,16 @@ void clear(Device &device, Memory dst, uint64_t offset, uint64_t bytes) {
   cu(device).recorder->fill_zero(static_cast<char *>(dst.address) + offset, bytes);
 }
 
-// A stage, with the context current and a call open.
-template <auto kStage, class Args>
+// A stage, with the context current.
+enum class Stage { pool, project, score, select, attend, mask };
+constexpr const char *kStageNames[] = {"pool", "project", "score", "select", "attend", "mask"};
+
+template <Stage kStage, auto kRun, class Args>
 void stage(Device &device, Exec &exec, const Args &args) {
   exec.check_cancelled();
   const Current current(*cu(device).gpu);
-  kStage(cu(device), exec, args);
+  kRun(cu(device), exec, args);
+  cu(device).recorder->stage_done(kStageNames[int(kStage)]);
 }
 uint64_t select_scratch(const Device &device, const SelectArgs &args) { return cuda::select_scratch(cu(device), args); }
 uint64_t attend_scratch(const Device &device, const AttendArgs &args) { return cuda::attend_scratch(cu(device), args); }
@@ -115,15 +119,15 @@ const BackendFns kFns = {
     .free = free_memory,
     .write = write,
     .read = read,
-    .pool = stage<cuda::pool, PoolArgs>,
-    .project = stage<cuda::project, ProjectArgs>,
-    .score = stage<cuda::score, ScoreArgs>,
-    .select = stage<cuda::select, SelectArgs>,
-    .attend = stage<cuda::attend, AttendArgs>,
+    .pool = stage<Stage::pool, cuda::pool, PoolArgs>,
+    .project = stage<Stage::project, cuda::project, ProjectArgs>,
+    .score = stage<Stage::score, cuda::score, ScoreArgs>,
+    .select = stage<Stage::select, cuda::select, SelectArgs>,
+    .attend = stage<Stage::attend, cuda::attend, AttendArgs>,
     .attend_scratch = attend_scratch,
     .select_scratch = select_scratch,
-    .pack_mask = stage<cuda::pack_mask, MaskBytesArgs>,
-    .unpack_mask = stage<cuda::unpack_mask, MaskBytesArgs>,
+    .pack_mask = stage<Stage::mask, cuda::pack_mask, MaskBytesArgs>,
+    .unpack_mask = stage<Stage::mask, cuda::unpack_mask, MaskBytesArgs>,
     .record = record,
     .fence_wait = fence_wait,
     .begin = begin,

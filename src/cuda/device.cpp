@@ -145,10 +145,11 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   recorder = std::make_unique<Recorder>(*this);
   rope = std::make_unique<RopeTables>(*this);
   CUdeviceptr words = 0;
-  constexpr size_t bytes = 2 * sizeof *counter;
+  constexpr size_t bytes = 2 * sizeof *counter + 2 * sizeof *clocks;
   check(fn.cuMemAlloc(&words, bytes), "cuMemAlloc");
-  counter = reinterpret_cast<uint32_t *>(words);
-  recorder->fill_zero(counter, bytes);
+  clocks = reinterpret_cast<uint64_t *>(words);
+  counter = reinterpret_cast<uint32_t *>(clocks + 2);
+  recorder->fill_zero(clocks, bytes);
   check(fn.cuStreamSynchronize(recorder->stream()), "cuStreamSynchronize");  // calls go to other streams too
 }
 
@@ -157,7 +158,7 @@ CudaDevice::~CudaDevice() {
     const Current current(*gpu);
     rope.reset();
     recorder.reset();
-    if (counter) fn.cuMemFree(reinterpret_cast<CUdeviceptr>(counter));
+    if (clocks) fn.cuMemFree(reinterpret_cast<CUdeviceptr>(clocks));
   } catch (const Error &) {
     // the driver is gone, and everything with it
   }

@@ -100,6 +100,7 @@ struct CudaDevice : Device {
   std::unique_ptr<Recorder> recorder;
   std::unique_ptr<RopeTables> rope;
   uint32_t *counter = nullptr;  // two words of 0 for attend
+  uint64_t *clocks = nullptr;   // two words for AttendParams
 
   // Throws unsupported if the image has no code for this device.
   const Kernel &kernel(const char *image, const std::string &name) { return gpu->kernel(image, name); }

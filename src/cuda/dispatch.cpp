@@ -88,7 +88,7 @@ void Recorder::destroy(Call &call) noexcept {
     fn_.cuMemFreeHost(s.host);
     fn_.cuMemFree(s.device);
   }
-  if (call.stats) fn_.cuMemFreeHost(call.stats);
+  if (call.told) fn_.cuMemFreeHost(call.told);
 }
 
 std::unique_ptr<Recorder::Call> Recorder::take_call() {
@@ -108,6 +108,7 @@ void Recorder::recycle(std::unique_ptr<Call> call) noexcept {
   call->to_free.clear();
   for (Staging &s : call->staging) s.used = 0;
   call->marks.clear();
+  call->stages.clear();
   call->events_used = call->block = 0;
   call->first = call->last = nullptr;
   call->measured = call->has_stats = false;
@@ -154,6 +155,7 @@ void Recorder::begin(const Exec &exec) {
   if (call_->captured) return;
   try {
     call_->measured = true;
+    if (detailed()) fill_zero(device_.clocks, sizeof Call::Told::clocks);
     call_->first = event(*call_);
   } catch (...) {
     abandon();
@@ -163,6 +165,30 @@ void Recorder::begin(const Exec &exec) {
 
 void Recorder::stage(const Exec &exec) {
   if (!call_) open(exec.caller_stream ? static_cast<CUstream>(exec.stream) : own_, true);
+}
+
+bool Recorder::detailed() const { return device_.log.fn && device_.log.level >= LogLevel::debug; }
+
+void Recorder::stage_done(const char *name) {
+  if (!detailed() || !call_ || !call_->measured) return;
+  const CUevent made = event(*call_);
+  call_->stages.emplace_back(name, made);
+}
+
+uint64_t *Recorder::clocks() const { return detailed() && call_ && call_->measured ? device_.clocks : nullptr; }
+
+void Recorder::log_stages(const Call &call) const {
+  std::string text = "stages:";
+  CUevent from = call.first;
+  for (const auto &[name, event] : call.stages) {
+    float ms = 0;
+    device_.check(fn_.cuEventElapsedTime(&ms, from, event), "cuEventElapsedTime");
+    text += std::string(" ") + name + "=" + std::to_string(int64_t(double{ms} * 1e6));
+    from = event;
+  }
+  const uint64_t *clocks = call.told->clocks;
+  const uint64_t mhz = clocks[1] ? clocks[0] * 1000 / clocks[1] : 0;
+  device_.log(LogLevel::debug, "%s ns, %llu MHz", text.c_str(), (unsigned long long)mhz);
 }
 
 void Recorder::mark(Mark mark) {
@@ -189,15 +215,17 @@ std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
   Call &c = *pending->call();
   if (c.captured) return pending;
   try {
-    if (stats) {
-      if (!c.stats) {
-        void *host = nullptr;
-        device_.check(fn_.cuMemHostAlloc(&host, sizeof *c.stats, kPortable), "cuMemHostAlloc");
-        c.stats = static_cast<SelectStats *>(host);
-      }
-      device_.check(fn_.cuMemcpyDtoHAsync(c.stats, pointer(stats), sizeof *c.stats, c.stream), "cuMemcpyDtoHAsync");
-      c.has_stats = true;
+    if (!c.told) {
+      void *host = nullptr;
+      device_.check(fn_.cuMemHostAlloc(&host, sizeof *c.told, kPortable), "cuMemHostAlloc");
+      c.told = static_cast<Call::Told *>(host);
     }
+    const auto tell = [&](void *to, const void *from, uint64_t bytes) {
+      device_.check(fn_.cuMemcpyDtoHAsync(to, pointer(from), bytes, c.stream), "cuMemcpyDtoHAsync");
+    };
+    if (stats) tell(&c.told->stats, stats, sizeof *stats);
+    c.has_stats = stats != nullptr;
+    if (!c.stages.empty()) tell(c.told->clocks, device_.clocks, sizeof c.told->clocks);
     c.last = event(c);
     if (!chain_) device_.check(fn_.cuEventCreate(&chain_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     device_.check(fn_.cuEventRecord(chain_, c.stream), "cuEventRecord");
@@ -207,6 +235,7 @@ std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
     fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
     c.last = nullptr;
     c.measured = c.has_stats = false;
+    c.stages.clear();
     throw;
   }
   return pending;
@@ -241,8 +270,9 @@ CallResult Recorder::finish(Call &call) {
     device_.check(fn_.cuEventElapsedTime(&ms, from, to), "cuEventElapsedTime");
     return uint64_t(double{ms} * 1e6);
   };
-  if (call.has_stats) result.select = *call.stats;
+  if (call.has_stats) result.select = call.told->stats;
   if (!call.measured) return result;
+  if (!call.stages.empty()) log_stages(call);
   result.device_ns = between(call.first, call.last);
   CUevent gate = nullptr, attend = nullptr;
   for (const auto &[mark, event] : call.marks) switch (mark) {

@@ -60,6 +60,10 @@ public:
 
   // For stages, before anything else: opens a call if none is.
   void stage(const Exec &exec);
+  // Where the context logs at level debug, a call ends with a line of its stages' times and attend's clock:
+  // "stages: pool=105216 pool=31744 ... attend=1490944 ns, 1552 MHz". What it takes is noted by these.
+  void stage_done(const char *name);
+  uint64_t *clocks() const;  // for AttendParams, or null
   CUstream stream() const { return stream_.load(std::memory_order_relaxed); }
   bool capturing() const { return call_ && call_->captured; }
   bool recording_here() const { return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
@@ -107,8 +111,13 @@ private:
     std::vector<CUevent> events;
     size_t events_used = 0;
     std::vector<std::pair<Mark, CUevent>> marks;
-    CUevent first = nullptr, last = nullptr;  // of the whole call
-    SelectStats *stats = nullptr;             // pinned
+    CUevent first = nullptr, last = nullptr;               // of the whole call
+    std::vector<std::pair<const char *, CUevent>> stages;  // and their ends
+    struct Told {
+      SelectStats stats;
+      uint64_t clocks[2];  // cycles and nanoseconds, see AttendParams
+    };
+    Told *told = nullptr;  // pinned
     std::vector<Memory> to_free;
   };
   class Wait;
@@ -123,6 +132,8 @@ private:
   void write_aside(CUdeviceptr dst, const void *src, uint64_t bytes);  // not part of a captured call
   void wait_event(CUevent event, uint64_t timeout_ns, bool &done) const;
   CallResult finish(Call &call);
+  void log_stages(const Call &call) const;
+  bool detailed() const;
   void recycle(std::unique_ptr<Call> call) noexcept;
   void destroy(Call &call) noexcept;
 

@@ -447,13 +447,18 @@ TEST_CASE("the workspace of a prefill of 128k tokens, 32 query heads: 64 MB beyo
   seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
   desc.q = desc.out = tensor(nullptr, 0, SEER_BF16, {1, tokens, heads, dim});
   desc.k = desc.v = tensor(nullptr, 0, SEER_BF16, {1, tokens, kv_heads, dim});
-  uint64_t bytes = 0;
-  CHECK_MESSAGE(seer_prefill_workspace(context.get(), model, &desc, &bytes) == SEER_OK, seer_last_error());
-  seer_model_release(model);
   constexpr int64_t copies = tokens * (heads + kv_heads) * dim * 2;
-  MESSAGE("workspace: ", double(int64_t(bytes) - copies) / (1 << 20), " MB beyond the rotated copies");
-  CHECK(int64_t(bytes) > copies);
-  CHECK(int64_t(bytes) - copies <= int64_t{64} << 20);
+  for (const seer_select_method method : {SEER_SELECT_THRESHOLD, SEER_SELECT_RATIO, SEER_SELECT_BUDGET}) {
+    desc.select.method = method;
+    desc.select.ratio = 0.1;
+    desc.select.token_budget = 8192;
+    uint64_t bytes = 0;
+    CHECK_MESSAGE(seer_prefill_workspace(context.get(), model, &desc, &bytes) == SEER_OK, seer_last_error());
+    MESSAGE("workspace: ", double(int64_t(bytes) - copies) / (1 << 20), " MB beyond the rotated copies");
+    CHECK(int64_t(bytes) > copies);
+    CHECK(int64_t(bytes) - copies <= int64_t{64} << 20);
+  }
+  seer_model_release(model);
 }
 
 TEST_CASE("errors: memory that cannot be had is an outcome, and the context lives on") {
