@@ -21,12 +21,13 @@ import seerattn as sa
 
 HEADS, KV_HEADS, DIM, BLOCK, THETA = 32, 8, 128, 64, 5e5
 SHARING = 1.79  # of `structured` at 90 %
+SPREAD = 100.0  # what logits are multiplied by, so that a row's probabilities differ as a trained gate's do
 
 
 def make_model(context):
     """Gate K is the average of K; gate Q is that of Q: blocks are compared by their averages."""
     w = torch.zeros(HEADS, 3 * DIM, DIM)
-    w[:, 2 * DIM:] = torch.eye(DIM)
+    w[:, 2 * DIM:] = SPREAD * torch.eye(DIM)
     config = sa.GateConfig(layers=1, q_heads=HEADS, kv_heads=KV_HEADS, head_dim=DIM, gate_dim=DIM,
                            rope=sa.Rope.of_theta(THETA))
     return sa.Model.from_arrays(context, config, [w.numpy()])
@@ -38,7 +39,7 @@ def make_inputs(tokens, strength, seed=0):
     blocks = -(-tokens // BLOCK)
     q, k, v = (torch.randn(1, tokens, h, DIM, device="cuda", dtype=torch.bfloat16, generator=g)
                for h in (HEADS, KV_HEADS, KV_HEADS))
-    # Averages of 64 tokens of noise give logits of a standard deviation of 1 / 64. Channels that RoPE hardly turns carry
+    # Averages of 64 tokens of noise give logits of a standard deviation of SPREAD / 64. Channels that RoPE hardly turns carry
     # the columns.
     slow = torch.zeros(DIM, device="cuda")
     slow[60:64] = slow[124:128] = 1.0

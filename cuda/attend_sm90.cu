@@ -55,7 +55,9 @@ __device__ __forceinline__ void store_rows(const AttendParams &p, const Item<C::
     }
     if (p.lse != nullptr && inside && (lane & 3) == 0)
       p.lse[batch * p.lse_batch + head * p.lse_head + (token + 8 * r) * p.lse_token] =
-          sum > 0.f ? (softmax.base[r] + log2_approx(sum)) * kLn2 : -INFINITY;
+          sum > 0.f    ? (softmax.base[r] + log2_approx(sum)) * kLn2
+          : sum == 0.f ? -INFINITY
+                       : sum;  // NaN stays
   }
 }
 

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace seer::cuda {
@@ -142,6 +143,7 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   info = describe(caps);
   limits.alignment = 256;
   limits.gate_bytes = kGateBytes;
+  if (const char *mb = std::getenv("SEER_CUDA_GATE_MB")) limits.gate_bytes = std::atoll(mb) << 20;
   recorder = std::make_unique<Recorder>(*this);
   rope = std::make_unique<RopeTables>(*this);
   CUdeviceptr words = 0;
