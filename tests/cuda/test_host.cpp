@@ -378,7 +378,7 @@ TEST_CASE("a capture: no waits, nothing from host memory, nothing reused") {
   Attention longer(2, 1000, 1000);
   rotate(longer.desc);
   REQUIRE(run(context, longer.desc) == SEER_OK);
-  const seer::cuda::PoolParams &pool = launches("pool_").front().pool;
+  const seer::cuda::PoolParams pool = launches("pool_").front().pool;
   uint64_t value = 0;
   std::memcpy(&value, pool.coarse, sizeof value);  // the address sanitizer watches these
   std::memcpy(&value, captured[0].attend.sequence, sizeof value);
