@@ -3,7 +3,7 @@
 
     cuda_attend80.py test [--cases N] [--seed N]    random shapes and adversarial masks against an f32 reference
     cuda_attend80.py bench [--flex] [--peers]       tensor cores (cuda/attend_sm80.cu), beside flash-2 and FlexAttention
-    cuda_attend80.py plain                          f32 (cuda/attend_plain.cu), beside torch's f32 attention
+    cuda_attend80.py bench --dtype f32 [--peers]    cuda/attend_plain.cu, beside torch's f32 attention
 
 Needs torch and nvcc (or --sm80 and --plain with cubins of this machine's chip).
 """
@@ -287,8 +287,8 @@ def bench(kernels, args):
     if args.flex:
         from torch.nn.attention.flex_attention import BlockMask, flex_attention
         flex = torch.compile(flex_attention, dynamic=False)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {args.dtype}, B 1, Hq {heads}, Hkv {hkv}, D {d}, "
-          f"causal, block {block}; TFLOP/s of kept blocks, diagonal ones counted half (ms)")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {args.dtype}, B 1, Hq {heads}, Hkv {hkv}, "
+          f"D {d}, causal, block {block}; TFLOP/s of kept blocks, diagonal ones counted half (ms)")
     torch.manual_seed(0)
     for n_tokens in [int(x) for x in args.sizes.split(",")]:
         n = n_tokens // block
@@ -303,8 +303,8 @@ def bench(kernels, args):
                 m = getattr(masks, family)(n, heads, density, device="cuda")
             flops = 4.0 * block * block * d * (m.sum().item() - 0.5 * m.diagonal(dim1=-2, dim2=-1).sum().item())
             words = None if family == "full" else cd.pack_mask(m)[None]
-            run = {t: kernels.plan(t, q, k, v, out, lse, words, block)
-                   for t in ("sm80", "plain") if kernels.modules[t] is not None and (t == "sm80") == (dtype.itemsize == 2)}
+            tiers = ["sm80"] if dtype.itemsize == 2 and kernels.modules["sm80"] is not None else ["plain"]
+            run = {t: kernels.plan(t, q, k, v, out, lse, words, block) for t in tiers}
             if args.peers and family == "full":
                 def peer(backend):
                     def f():
