@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whole prefills through the library (gate included) on torch's tensors and stream, beside what a PyTorch user has.
 
-    cuda_prefill.py [--sizes 8192,32768,131072] [--density 0.1] [--flex] [--scaling] [--capture]
+    cuda_prefill.py [--sizes 8192,32768,131072] [--density 0.1] [--flex] [--scaling] [--capture] [--gate-mb 40,0]
 
 Needs torch, the built library (SEERATTN_LIB) and the Python binding (PYTHONPATH=bindings/python/src). bf16, B 1, Hq 32,
 Hkv 8, D 128, causal, block 64, RoPE included. The gate's weights and the inputs are made so that the masks it chooses
@@ -10,6 +10,7 @@ contestants take turns in random order, L2 is flushed before each call, and the 
 recorded, so that times are the device's."""
 import argparse
 import math
+import os
 import random
 import sys
 
@@ -161,6 +162,30 @@ def captured(p):
     return graph
 
 
+def gate_passes(args, strength, tokens):
+    """The gate and the prefill with other limits of its workspace (SEER_CUDA_GATE_MB), and the times of the stages."""
+    run, problems = {}, []
+    for mb in args.gate_mb.split(","):
+        os.environ["SEER_CUDA_GATE_MB"] = mb
+        context, lines = sa.Context("cuda"), []
+        told = sa.Context("cuda", log=lambda level, text: lines.append(text), log_level=sa.LogLevel.DEBUG)
+        p = Prefill(context, make_model(context), tokens, args.density, -1, strength)
+        problems.append(p)
+        run[f"gate {mb} MB"] = lambda p=p: p.gate(wait=False)
+        run[f"prefill {mb} MB"] = lambda p=p: p.run(wait=False)
+        q = Prefill.__new__(Prefill)
+        q.__dict__.update(p.__dict__, context=told, model=make_model(told))
+        for _ in range(3):
+            q.run()
+        print(f"gate limited to {mb} MB: workspace {p.stats.workspace_bytes / 2**20:.0f} MB;",
+              [x for x in lines if x.startswith("stages")][-1])
+        told.sync()
+    del os.environ["SEER_CUDA_GATE_MB"]
+    print(f"S {tokens:6d}  " + "  ".join(f"{k} {v:.3f}" for k, v in timed(run).items()), flush=True)
+    for p in problems:
+        p.context.sync()
+
+
 def report(p, keep, ms, last_dense):
     n, tokens = p.n, p.q.shape[1]
     flops = 4.0 * BLOCK * BLOCK * DIM * (keep.sum().item() - 0.5 * keep.diagonal(dim1=-2, dim2=-1).sum().item())
@@ -181,6 +206,7 @@ def main():
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--flex", action="store_true")
     parser.add_argument("--scaling", action="store_true", help="8k to 256k at that density, against S^2")
+    parser.add_argument("--gate-mb", help="also the largest size with these limits of the gate's workspace")
     parser.add_argument("--capture", action="store_true", help="also from a CUDA graph")
     args = parser.parse_args()
     context = sa.Context("cuda")
@@ -207,6 +233,8 @@ def main():
             context.sync()
             del p, keep, run
             torch.cuda.empty_cache()
+    if args.gate_mb:
+        gate_passes(args, strength, max(int(x) for x in args.sizes.split(",")))
     if args.scaling:
         base = None
         for tokens in (8192, 16384, 32768, 65536, 131072, 262144):
