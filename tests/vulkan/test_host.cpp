@@ -177,6 +177,33 @@ TEST_CASE("vulkan: contexts on one device share its memory and its kernels, and 
   round_trip(*open(), 100, 1);
 }
 
+TEST_CASE("vulkan: a kernel that wants more than the device has is refused, and the refusal names both") {
+  const auto device = open();
+  const vulkan::Caps &caps = vk(*device).caps;
+  const vulkan::KernelKey fits{
+      .module = "mask", .constants = {0}, .bindings = 2, .push_bytes = 44, .shared_bytes = caps.max_shared};
+  const auto refusal = [&](const vulkan::KernelKey &key) -> std::string {
+    try {
+      vk(*device).kernel(key);
+      return {};
+    } catch (const Error &error) {
+      CHECK(error.status() == Status::unsupported);
+      return error.what();
+    }
+  };
+  CHECK(refusal(fits).empty());
+  vulkan::KernelKey key = fits;
+  key.shared_bytes++;
+  CHECK(refusal(key).find("kernel mask wants " + std::to_string(caps.max_shared + 1) + " bytes of shared memory") !=
+        std::string::npos);
+  key = fits;
+  key.bindings = caps.max_bindings + 1;
+  CHECK(refusal(key).find("storage buffers") != std::string::npos);
+  key = fits;
+  key.push_bytes = caps.max_push + 4;
+  CHECK(refusal(key).find("push constants") != std::string::npos);
+}
+
 TEST_CASE("vulkan: a pipeline cache that is damaged, cut or another's is ignored and replaced") {
   const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("seer-vk-" + std::to_string(getpid()));
   const With setting("SEER_VK_CACHE", folder.c_str());
