@@ -52,15 +52,14 @@ struct PoolPush {
 };
 
 // ---- project --------------------------------------------------------------------------------------------------------
-// An item is a tile of block rows and pairs of channels of a head: with a matrix kProjectOutputs rows times pairs.
-// Without one (DType none) it is kProjectThreads pairs.
+// An item is a tile of block rows and pairs of channels of a head: with a matrix, for each thread some rows times 4
+// pairs. Without one (DType none) it is kProjectThreads pairs.
 
-SEER_CONSTANT kProjectThreads = 128, kProjectOutputs = 4096, kProjectMostRows = 128, kProjectMostPairs = 64;
-SEER_CONSTANT kProjectDepth = 16;
+SEER_CONSTANT kProjectThreads = 128, kProjectMostRows = 128, kProjectMostPairs = 64, kProjectDepth = 16;
 SEER_CONSTANT kProjectPooled = 0, kProjectWeight = 1, kProjectGate = 2, kProjectTable = 3;  // bindings
 // Specialization constants: 0 DType of the matrix; 1 whether pooled can be loaded by 4; 2 whether it rotates; 3 pairs
-// of a tile: kProjectMostPairs, or half of them and twice the rows; 4 whether the matrix can be loaded by 4.
-SEER_CONSTANT kProjectSharedBytes =  // of the larger of the two
+// of a tile: kProjectMostPairs or half of them; 4 whether the matrix can be loaded by 4; 5 rows of a thread: 8 or 4.
+SEER_CONSTANT kProjectSharedBytes =  // of the largest tile: half the pairs, 8 rows a thread
     16 * kProjectMostRows * (kProjectDepth / 4 + 1) + 16 * kProjectDepth * (2 * (kProjectMostPairs / 2) / 4);
 
 struct ProjectPush {

@@ -3,8 +3,8 @@
 #extension GL_EXT_control_flow_attributes : require
 // project: gate = rope(pooled W), a matrix product per head.
 //
-// A tile has the two channels of each RoPE pair, so that the rotation happens in registers. A thread computes 8 rows by
-// 4 pairs; both tiles lie in shared memory as vec4, pooled along its channels with a vec4 of padding a row, W along its
+// A tile has the two channels of each RoPE pair, so that the rotation happens in registers. A thread computes ROWS_OF
+// rows by 4 pairs; both tiles lie in shared memory as vec4, pooled along its channels with a vec4 of padding a row, W along its
 // columns. While one slice of the channels is used the next one is on its way to registers.
 #include "args.h"
 #include "elements.glsl"
@@ -16,6 +16,7 @@ layout(constant_id = 1) const uint BY_FOUR = 0;
 layout(constant_id = 2) const uint ROTATE = 1;
 layout(constant_id = 3) const uint PAIRS = 64;
 layout(constant_id = 4) const uint MATRIX_BY_FOUR = 0;
+layout(constant_id = 5) const uint ROWS_OF = 8;  // a thread's
 
 layout(push_constant) uniform Push { ProjectPush p; };
 layout(binding = kProjectPooled) restrict readonly buffer Pooled { float pooled[]; };
@@ -31,7 +32,6 @@ const uint QUADS = kProjectDepth / 4;     // of a row of pooled, in a slice of t
 const uint A_STRIDE = QUADS + 1;          // vec4 of a row
 const uint PAIR_THREADS = PAIRS / 4;      // threads along the pairs
 const uint W_STRIDE = 2 * PAIR_THREADS;   // vec4 of a row: the first channels of the pairs, then the second ones
-const uint ROWS_OF = 8;                   // a thread's
 const uint ROW_THREADS = kProjectThreads / PAIR_THREADS;
 const uint ROWS = ROWS_OF * ROW_THREADS;
 const uint A_LOADS = ROWS * QUADS / kProjectThreads, W_LOADS = kProjectDepth * W_STRIDE / kProjectThreads;

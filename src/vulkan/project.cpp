@@ -50,23 +50,27 @@ void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args) {
       push.out_dim = uint32_t(args.out);
       push.half_dim = uint32_t((args.out + 1) / 2);
       push.position = uint32_t(position + p.row);
-      const uint32_t pairs = push.half_dim <= kProjectMostPairs / 2 ? kProjectMostPairs / 2 : kProjectMostPairs;
-      push.row_tiles = uint32_t(ceil_div(p.rows, kProjectOutputs / pairs));
+      // Small tiles fill a GPU sooner; a CPU gains from what large ones reuse.
+      const bool large = device.caps.software();
+      const uint32_t pairs = large && push.half_dim > kProjectMostPairs / 2 ? kProjectMostPairs : kProjectMostPairs / 2;
+      const uint32_t thread_rows = large ? 8 : 4, rows = thread_rows * kProjectThreads * 4 / pairs;
+      push.row_tiles = uint32_t(ceil_div(p.rows, int64_t{rows}));
       push.pair_tiles = uint32_t(ceil_div(push.half_dim, pairs));
 
       const bool by_four = args.in % 4 == 0 && pooled.skip % 16 == 0;
-      const bool matrix_by_four = matrix && args.out % 8 == 0 && weight.skip % (4 * element_size(args.weight.dtype)) == 0;
+      const bool matrix_by_four =
+          matrix && args.out % 8 == 0 && weight.skip % (4 * element_size(args.weight.dtype)) == 0;
       const Kernel &kernel =
           device.kernel({.module = "project",
                          .constants = {uint32_t(args.weight.dtype), uint32_t(by_four), uint32_t(rotates), pairs,
-                                       uint32_t(matrix_by_four)},
+                                       uint32_t(matrix_by_four), thread_rows},
                          .bindings = 4,
                          .push_bytes = sizeof push,
                          .shared_bytes = kProjectSharedBytes});
       Work work{.beside = beside};
       if (matrix) {
         work.items = uint64_t(p.heads) * push.row_tiles * push.pair_tiles;
-        work.flops = 4.0 * kProjectOutputs * double(args.in);
+        work.flops = 4.0 * rows * pairs * double(args.in);
       } else {
         work.items = uint64_t(ceil_div(p.rows * args.gate_heads * push.half_dim, kProjectThreads));
         work.flops = 4.0 * 16 * kProjectThreads;

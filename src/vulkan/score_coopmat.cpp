@@ -20,8 +20,7 @@ std::optional<ScoreTile> score_tile(const Caps &caps, int64_t dim) {
     for (const uint32_t depth : {32u, 16u}) {
       ScoreTile t{.threads = 4 * caps.subgroup_size, .size = caps.subgroup_size, .shape = shape, .depth = depth};
       // A compiler for CPUs takes long for large tiles.
-      t.subgroup_rows = caps.software() ? 16 : 32;
-      t.subgroup_cols = caps.software() ? 16 : 64;
+      t.subgroup_rows = t.subgroup_cols = caps.software() ? 16 : 32;
       t.rows = 2 * t.subgroup_rows;
       t.cols = 2 * t.subgroup_cols;
       const uint32_t lines = t.threads / (depth / 8);

@@ -13,9 +13,11 @@
 namespace seer::vulkan {
 namespace {
 
-// Of a half of the scratch: logits go to one half while rows of the other are selected. Both stay in the last-level
-// cache of large devices.
-constexpr int64_t kHalfBytes = int64_t{32} << 20;
+// Of a half of the scratch: logits go to one half while rows of the other are selected. A large device needs much work
+// at a time: with 16 MB the last workgroups of each band cost an H100 more than all bands' traffic to memory.
+int64_t most_half_bytes(const Caps &caps) {
+  return std::clamp(int64_t(caps.heap_bytes / 512), int64_t{16} << 20, int64_t{128} << 20);
+}
 
 // Whether subgroups take a row each.
 bool subgroups_select(const Caps &caps) {
@@ -46,7 +48,7 @@ int64_t row_blocks(const SelectArgs &args, const Sequence &s, int64_t row) {
   return causal_blocks(row, s.q_len, s.offset(), args.block);
 }
 
-// Bytes of a half: all rows of the largest sequence, at most kHalfBytes, at least one row.
+// Bytes of a half: all rows of the largest sequence, at most most_half_bytes, at least one row.
 int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
   int64_t all = 0, row = 0;
   for (const Sequence &s : args.sequences) {
@@ -56,7 +58,7 @@ int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
     row = std::max(row, row_bytes);
     all = std::max(all, checked_mul(row_bytes, rows, args.q_heads));
   }
-  const int64_t limit = std::min(kHalfBytes, int64_t(caps.max_range) - int64_t{caps.offset_alignment});
+  const int64_t limit = std::min(most_half_bytes(caps), int64_t(caps.max_range) - int64_t{caps.offset_alignment});
   return round_up(std::max(row, std::min(all, limit)), int64_t{caps.offset_alignment});
 }
 
