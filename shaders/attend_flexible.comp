@@ -17,8 +17,9 @@
 // loop over keys that lanes of a subgroup could take differently, and what depends on the subgroup's number goes
 // through subgroupBroadcastFirst() before anything branches on it.
 //
-// Items with Inf or NaN among values that some of their rows must not see (0 * NaN), and bf16 items whose scores all
-// lie below kLowest, are marked in `redo`: attend.comp computes them again.
+// Items with Inf or NaN among values that some of their rows must not see (0 * NaN), bf16 items whose scores all lie
+// below kLowest, and those with sums beyond f16 where HALF_SUM is defined, are marked in `redo`: attend.comp computes
+// them again.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -79,6 +80,12 @@ layout(std430, binding = 6) buffer Redo { uint redo[]; };  // a bit for each ite
 // Of scores before they are scaled; kFlexibleScale in attend_tile.h keeps their products in range.
 const float kLowest = -1.0e30, kMasked = -3.0e30;
 const float kLn2 = 0.69314718055994531;
+// Weights are smaller by so many powers of 2, so that many of them add up to no more than f16 holds.
+#ifdef HALF_SUM
+const float kHeadroom = 6.0;
+#else
+const float kHeadroom = 0.0;
+#endif
 
 const uint SUBGROUPS = THREADS / SIZE;
 const uint OWN = TILES * M;          // rows of a subgroup
@@ -138,16 +145,18 @@ void advance() {
     }
 }
 
+void keep(uint piece, uint at, uvec4 w) {
+  const uint i = piece * THREADS + thread();
+  if (FULL || i < KEYS * CHUNKS) kv_tile[at + i / CHUNKS * STRIDE + i % CHUNKS] = w;
+}
+
 // Puts the tile into shared memory.
 void keep_tile(Tile t, bool edge) {
   [[unroll]] for (uint x = 0; x < PIECES; x++) {
-    const uint i = x * THREADS + thread(), to = i / CHUNKS * STRIDE + i % CHUNKS;
     const uvec4 k = AHEAD ? k_ahead[x] : load_k(t, x), v = AHEAD ? v_ahead[x] : load_v(t, x);
     if (edge) beyond |= specials(v);
-    if (FULL || i < KEYS * CHUNKS) {
-      kv_tile[to] = k;
-      kv_tile[to + V_AT] = v;
-    }
+    keep(x, 0u, k);
+    keep(x, V_AT, v);
   }
 }
 
@@ -226,7 +235,7 @@ void attend_step(uint key, uint at, bool edge) {
   MAT_A weights[TILES * KEY_PARTS];
   [[unroll]] for (uint r = 0; r < TILES; r++)
     [[unroll]] for (uint z = 0; z < SLOTS; z++) {
-      const float bias = -highest[r * SLOTS + z] * p.scale_log2;
+      const float bias = -highest[r * SLOTS + z] * p.scale_log2 - kHeadroom;
       float part = 0.0;
       [[unroll]] for (uint n = 0; n < KEY_PARTS; n++)
         [[unroll]] for (uint e = 0; e < LENGTH; e++)
@@ -330,10 +339,16 @@ void main() {
       const uint i = uint(number[z << SLOT_SHIFT]), row = own_row0 + r * M + i / N;
       if (i % N == 0u && row < queries && (p.flags & kAttendLse) != 0u)
         lse[p.lse_base + own * p.lse_head + (query0 + row) * p.lse_token] =
-            none ? uintBitsToFloat(0xff800000u) : (highest[r * SLOTS + z] * p.scale_log2 + log2(all)) * kLn2;
+            none ? uintBitsToFloat(0xff800000u) : (highest[r * SLOTS + z] * p.scale_log2 + kHeadroom + log2(all)) * kLn2;
     }
     [[unroll]] for (uint d = 0; d < DIM_PARTS; d++)
-      [[unroll]] for (uint e = 0; e < LENGTH; e++) sum[r * DIM_PARTS + d][e] *= SUM_T(inverse[slot(e)]);
+      [[unroll]] for (uint e = 0; e < LENGTH; e++) {
+#ifdef HALF_SUM
+        const bool held = abs(float(sum[r * DIM_PARTS + d][e])) <= 65504.0;
+        beyond |= held ? 0u : 1u;
+#endif
+        sum[r * DIM_PARTS + d][e] *= SUM_T(inverse[slot(e)]);
+      }
   }
 
   // The output, as many rows at a time as shared memory holds.

@@ -91,7 +91,7 @@ bool divides(int64_t a, int64_t b) { return a > 0 && b % a == 0; }
 
 // Whether the kernel's assumptions hold, but for what the device allows.
 bool sound(const CoopTile &t, const AttendShape &s) {
-  const auto [m, n, k, bf16] = t.shape;
+  const uint32_t m = t.shape.m, n = t.shape.n, k = t.shape.k;
   const uint32_t lanes = m ? t.size / m : 0;
   return divides(m, t.size) && (lanes & (lanes - 1)) == 0 && divides(8, k) && divides(8, n) && divides(n, s.dim) &&
          divides(k, s.dim) && divides(n, t.keys) && divides(k, t.keys) && divides(m, t.keys) &&
@@ -227,19 +227,22 @@ std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape 
     return std::nullopt;
   }
   const FlexibleTile &t = *tile;
+  const bool f16_sums = caps.f16_sums && matrix.f16_sums;
   AttendKernel kernel;
   kernel.tier = AttendTier::flexible;
   kernel.rows = t.rows;
   kernel.heads = heads;
   kernel.dense = heads > 1;
-  kernel.key = {.module = matrix.bf16 ? "attend_flexible_bf16" : "attend_flexible_f16",
+  kernel.key = {.module = matrix.bf16 ? "attend_flexible_bf16"
+                          : f16_sums  ? "attend_flexible_f16_sums"
+                                      : "attend_flexible_f16",
                 .constants = {t.threads(), t.rows, t.keys, heads, uint32_t(shape.dim), uint32_t(shape.block)},
                 .bindings = kAttendBindings,
                 .push_bytes = sizeof(AttendPush),
                 .subgroup_size = chooses_sizes(caps) ? t.size : 0,
                 .full_subgroups = chooses_sizes(caps),
                 .shared_bytes = t.shared_bytes(shape.dim)};
-  const uint32_t ahead = choice("TILE_AHEAD", 0), slack = std::bit_cast<uint32_t>(kFlexibleSlack);
+  const uint32_t ahead = choice("TILE_AHEAD", 0), slack = std::bit_cast<uint32_t>(f16_sums ? 0.0f : kFlexibleSlack);
   for (const uint32_t more : {uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide_out), t.size, t.m, t.n,
                               t.tiles, t.step, ahead, layout.slots, layout.slot_shift, layout.lane_bits, slack,
                               redo_rows, uint32_t(heads > 1 && !kernel.dense)})

@@ -14,7 +14,8 @@ namespace seer::vulkan {
 // A shape of cooperative matrices at subgroup scope: C[m, n] += A[m, k] B[k, n] with f32 C.
 struct CoopShape {
   uint32_t m = 0, n = 0, k = 0;
-  bool bf16 = false;  // A and B; else f16
+  bool bf16 = false;      // A and B; else f16
+  bool f16_sums = false;  // there is f16 C, too
   bool operator==(const CoopShape &) const = default;
 };
 // Where the lanes of a subgroup hold the elements of an accumulator, and of an A matrix just so: element e of a lane
@@ -82,6 +83,7 @@ struct Caps {
   std::vector<CoopFlexible> coop_flexible;
 
   AttendTier tier = AttendTier::flexible;  // the best that attend may use
+  bool f16_sums = false;                   // attend may add up f16 outputs in f16, where that is faster
 
   // How work is cut.
   double submit_ms = 50;     // what one submission may take

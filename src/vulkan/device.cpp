@@ -295,8 +295,12 @@ DeviceInfo describe(const Caps &caps) {
     const CoopShape &best = caps.coop_shapes.front();
     info.detail += ", cooperative matrices " + std::to_string(best.m) + "x" + std::to_string(best.n) + "x" +
                    std::to_string(best.k) + (caps.bf16_coopmat ? " f16 and bf16" : " f16");
+    // Whether the layout of the matrices serves only the device itself can tell, once it is open.
+    info.detail += attend_flexible(caps, shape, best, {}, 1, 1, why)
+                       ? ", attend flexible if their layout serves, else coopmat"
+                       : ", attend coopmat (no flexible: " + why + ")";
   } else {
-    info.detail += ", plain kernels (" + (caps.denied.empty() ? why : caps.denied) + ")";
+    info.detail += ", attend scalar (" + (caps.denied.empty() ? why : caps.denied) + ")";
   }
   return info;
 }
