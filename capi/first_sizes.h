@@ -39,9 +39,9 @@ inline constexpr uint32_t kFirstSize<seer_vulkan_import> = 128;
 template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_plan_params> = 16;
 template <>
-inline constexpr uint32_t kFirstSize<seer_vulkan_plan_info> = 32;
+inline constexpr uint32_t kFirstSize<seer_vulkan_plan_info> = 40;
 template <>
-inline constexpr uint32_t kFirstSize<seer_vulkan_recording> = 968;
+inline constexpr uint32_t kFirstSize<seer_vulkan_recording> = 976;
 template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_external> = 32;
 

@@ -302,6 +302,8 @@ seer_status seer_vulkan_plan_get(const seer_vulkan_plan *plan, seer_vulkan_plan_
     value.workspace_bytes = object->workspace_bytes;
     value.workspace_alignment = object->workspace_alignment;
     value.flops = object->flops;
+    value.descriptor_sets = object->descriptor_sets;
+    value.descriptors = object->descriptors;
     write_struct(info, value);
   });
 }
@@ -328,6 +330,7 @@ seer_status seer_vulkan_record(seer_vulkan_plan *plan, const seer_vulkan_recordi
                  .mask = tensor(in.mask, "mask", context, pins)};
     r.workspace = buffer_range(in.workspace);
     r.stats = buffer_range(in.stats);
+    r.descriptor_pool = in.descriptor_pool;
     r.first_part = in.first_part;
     r.parts = in.part_count;
     object->record(r);

@@ -23,9 +23,6 @@ Recorder::Recorder(Gpu &device) : device_(device), slots_(kSlots) { absent_ = ma
 
 Recorder::Recorder(Gpu &device, const Target &target)
     : device_(device), external_(true), target_(target), slots_(1), pending_(true) {
-  SEER_REQUIRE(device_.caps.push_descriptor, Status::unsupported,
-               "recording into a command buffer needs the extension VK_KHR_push_descriptor, which %s",
-               device_.imported ? "the context's device was imported without" : "the device does not have");
   slots_[0].commands = target.commands;
   absent_.buffer = target.absent;
 }
@@ -148,7 +145,7 @@ void Recorder::barrier(Slot &slot) {
 
 VkDescriptorSet Recorder::descriptor_set(Slot &slot, const Kernel &kernel) {
   const DeviceFunctions &fn = device_.fn;
-  if (slot.sets_left == 0) {
+  if (!external_ && slot.sets_left == 0) {
     if (!slot.descriptor_pools.empty()) slot.descriptor_pool++;
     if (slot.descriptor_pool == slot.descriptor_pools.size()) {
       const VkDescriptorPoolSize size{VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, kSetsOfPool * kBindingsOfSet};
@@ -166,11 +163,15 @@ VkDescriptorSet Recorder::descriptor_set(Slot &slot, const Kernel &kernel) {
   }
   VkDescriptorSetAllocateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO;
-  info.descriptorPool = slot.descriptor_pools[slot.descriptor_pool];
+  info.descriptorPool = external_ ? target_.sets : slot.descriptor_pools[slot.descriptor_pool];
   info.descriptorSetCount = 1;
   info.pSetLayouts = &kernel.set_layout;
   VkDescriptorSet set = VK_NULL_HANDLE;
-  device_.check(fn.vkAllocateDescriptorSets(device_.handle, &info, &set), "vkAllocateDescriptorSets");
+  const VkResult result = fn.vkAllocateDescriptorSets(device_.handle, &info, &set);
+  SEER_REQUIRE(!external_ || (result != VK_ERROR_OUT_OF_POOL_MEMORY && result != VK_ERROR_FRAGMENTED_POOL),
+               Status::out_of_memory, "descriptor_pool has no room for another set of %u storage buffers",
+               kernel.bindings);
+  device_.check(result, "vkAllocateDescriptorSets");
   slot.sets_left--;
   return set;
 }
@@ -252,6 +253,8 @@ void Recorder::dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const 
       device_.fn.vkCmdDispatch(slot.commands, uint32_t(columns), uint32_t((count + columns - 1) / columns), 1);
     }
     flops_ += cost * double(count);
+    sets_++;
+    bindings_ += kernel.bindings;
     slot.flops += cost * double(count);
     first += count;
     if (caps.chunk_items || slot.flops >= budget()) submit();

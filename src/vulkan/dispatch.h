@@ -40,6 +40,7 @@ struct Work {
 struct Target {
   VkCommandBuffer commands = VK_NULL_HANDLE;  // null: nothing is recorded, only counted
   VkBuffer absent = VK_NULL_HANDLE;           // of at least 16 bytes
+  VkDescriptorPool sets = VK_NULL_HANDLE;     // where the device has no push descriptors
   double part_flops = 0;                      // 0: no limit
   uint32_t first_part = 0, parts = 0;         // 0: all from the first
 };
@@ -47,8 +48,7 @@ struct Target {
 class Recorder {
 public:
   explicit Recorder(Gpu &device);
-  // One that allocates, submits and waits for nothing: reading, uploading and waiting are internal errors. Needs push
-  // descriptors.
+  // One that allocates, submits and waits for nothing: reading, uploading and waiting are internal errors.
   Recorder(Gpu &device, const Target &target);
   ~Recorder();
 
@@ -94,6 +94,8 @@ public:
   // Of a target: what was recorded or counted so far.
   uint32_t parts() const { return part_ + (recording_ >= 0 ? 1 : 0); }
   double flops() const { return flops_; }
+  uint32_t sets() const { return sets_; }
+  uint32_t bindings() const { return bindings_; }  // of all sets
   // Frees device memory when all work recorded so far is done.
   void free_later(const Memory &memory);
   // Between calls: if nothing is in flight, uploads are gone and what is to be freed is freed.
@@ -134,6 +136,7 @@ private:
   const Target target_;
   uint32_t part_ = 0;
   double flops_ = 0;
+  uint32_t sets_ = 0, bindings_ = 0;
   std::vector<Slot> slots_;
   int recording_ = -1;
   uint64_t next_id_ = 1, done_ = 0;

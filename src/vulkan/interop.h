@@ -79,6 +79,7 @@ struct Recording {
   int32_t layer = 0;         // as the model numbers it
   TensorSet tensors;
   BufferRange workspace, stats;
+  uint64_t descriptor_pool = 0;        // VkDescriptorPool; where the device has no push descriptors
   uint32_t first_part = 0, parts = 0;  // 0 = all from the first
 };
 
@@ -100,6 +101,7 @@ public:
   uint64_t workspace_bytes = 0, workspace_alignment = 0;
   uint32_t parts = 0;
   double flops = 0;
+  uint32_t descriptor_sets = 0, descriptors = 0;  // that descriptor_pool must have room for; 0: none is needed
 
 protected:
   explicit Plan(std::shared_ptr<Context> context) : context_(std::move(context)) {}

@@ -208,6 +208,10 @@ void VulkanPlan::prepare(VulkanDevice &context) {
   device_->tests_on = nullptr;
   parts = device_->recorder->parts();
   flops = device_->recorder->flops();
+  if (!device_->caps.push_descriptor) {
+    descriptor_sets = device_->recorder->sets();
+    descriptors = device_->recorder->bindings();
+  }
   workspace_bytes = device_->workspace.size;
   workspace_alignment = uint64_t(device_->limits.alignment);
 }
@@ -280,6 +284,9 @@ void VulkanPlan::record(const Recording &recording) {
                "the context made a VkDevice of its own; there are no command buffers of it to record into");
   SEER_REQUIRE(!gpu.lost, Status::device_lost, "the Vulkan device was lost");
   SEER_REQUIRE(recording.commands, Status::invalid_argument, "command_buffer is NULL");
+  SEER_REQUIRE(recording.descriptor_pool || descriptor_sets == 0, Status::invalid_argument,
+               "descriptor_pool is 0; without VK_KHR_push_descriptor one is needed, with room for %u sets",
+               descriptor_sets);
   SEER_REQUIRE(recording.first_part < parts && recording.parts <= parts - recording.first_part,
                Status::invalid_argument, "parts %u and %u more; the plan has %u", recording.first_part, recording.parts,
                parts);
@@ -305,6 +312,7 @@ void VulkanPlan::record(const Recording &recording) {
                           recording.workspace.offset);
   Target wanted = target();
   wanted.commands = static_cast<VkCommandBuffer>(recording.commands);
+  wanted.sets = reinterpret_cast<VkDescriptorPool>(recording.descriptor_pool);
   wanted.first_part = recording.first_part;
   wanted.parts = recording.parts;
   device_->recorder = std::make_unique<Recorder>(gpu, wanted);

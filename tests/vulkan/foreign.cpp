@@ -215,6 +215,19 @@ void Timeline::signal(uint64_t value) {
   good(gpu_.fn.vkSignalSemaphore(gpu_.device, &info));
 }
 
+DescriptorPool::DescriptorPool(Gpu &gpu, uint32_t sets, uint32_t descriptors) : gpu_(gpu) {
+  if (sets == 0) return;
+  const VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, descriptors};
+  VkDescriptorPoolCreateInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO;
+  info.maxSets = sets;
+  info.poolSizeCount = 1;
+  info.pPoolSizes = &size;
+  good(gpu.fn.vkCreateDescriptorPool(gpu.device, &info, nullptr, &handle));
+}
+
+DescriptorPool::~DescriptorPool() { gpu_.fn.vkDestroyDescriptorPool(gpu_.device, handle, nullptr); }
+
 Commands::Commands(Gpu &gpu) : gpu_(gpu) {
   VkCommandPoolCreateInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;

@@ -44,6 +44,8 @@ namespace foreign {
   X(vkEndCommandBuffer)                       \
   X(vkCmdPipelineBarrier)                     \
   X(vkCmdFillBuffer)                          \
+  X(vkCreateDescriptorPool)                   \
+  X(vkDestroyDescriptorPool)                  \
   X(vkCreatePipelineCache)                    \
   X(vkDestroyPipelineCache)                   \
   X(vkGetPipelineCacheData)
@@ -135,6 +137,19 @@ public:
   void signal(uint64_t value);
 
   VkSemaphore semaphore = VK_NULL_HANDLE;
+
+private:
+  Gpu &gpu_;
+};
+
+// A descriptor pool; none of 0 sets.
+class DescriptorPool {
+public:
+  DescriptorPool(Gpu &gpu, uint32_t sets, uint32_t descriptors);
+  ~DescriptorPool();
+  DescriptorPool(const DescriptorPool &) = delete;
+  DescriptorPool &operator=(const DescriptorPool &) = delete;
+  VkDescriptorPool handle = VK_NULL_HANDLE;
 
 private:
   Gpu &gpu_;

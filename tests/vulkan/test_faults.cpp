@@ -19,6 +19,8 @@ struct Faults {
   PFN_vkCreateComputePipelines create_pipelines = nullptr;
   PFN_vkQueueSubmit submit = nullptr;
   PFN_vkWaitForFences wait = nullptr;
+  PFN_vkQueueWaitIdle queue_idle = nullptr;
+  PFN_vkDeviceWaitIdle device_idle = nullptr;
 
   int pipelines = 0;      // so many fail
   bool matrices = false;  // all that use cooperative matrices fail
@@ -52,18 +54,22 @@ VKAPI_ATTR VkResult VKAPI_CALL create_pipelines(VkDevice device, VkPipelineCache
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo *infos, VkFence fence) {
-  return faults.lost_submit ? VK_ERROR_DEVICE_LOST : faults.submit(queue, count, infos, fence);
+  if (!faults.lost_submit) return faults.submit(queue, count, infos, fence);
+  faults.queue_idle(queue);  // on a device that is lost nothing runs
+  return VK_ERROR_DEVICE_LOST;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL wait(VkDevice device, uint32_t count, const VkFence *fences, VkBool32 all,
                                     uint64_t timeout) {
   if (!faults.lost_wait) return faults.wait(device, count, fences, all, timeout);
-  faults.wait(device, count, fences, all, UINT64_MAX);  // what it does is over, as on a device that is lost
+  faults.device_idle(device);
   return VK_ERROR_DEVICE_LOST;
 }
 
 VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_proc(VkDevice device, const char *name) {
   const std::string wanted = name;
+  faults.queue_idle = reinterpret_cast<PFN_vkQueueWaitIdle>(faults.device_proc(device, "vkQueueWaitIdle"));
+  faults.device_idle = reinterpret_cast<PFN_vkDeviceWaitIdle>(faults.device_proc(device, "vkDeviceWaitIdle"));
   const PFN_vkVoidFunction real = faults.device_proc(device, name);
   const auto replaced = [&](auto &behind, auto *instead) {
     behind = reinterpret_cast<std::remove_reference_t<decltype(behind)>>(real);

@@ -28,12 +28,16 @@ seer_vulkan_plan_info info_of(const Plan &plan) {
 
 // A workspace and a place for statistics, for one plan.
 struct Room {
-  Room(foreign::Gpu &gpu, const Plan &plan) : info(info_of(plan)), buffer(gpu, info.workspace_bytes + 1024) {
+  Room(foreign::Gpu &gpu, const Plan &plan, uint32_t recordings = 1)
+      : info(info_of(plan)),
+        buffer(gpu, info.workspace_bytes + 1024),
+        pool(gpu, recordings * info.descriptor_sets, recordings * info.descriptors) {
     std::memset(buffer.mapped, 0xff, buffer.size);
   }
   void fill(seer_vulkan_recording &r) const {
     r.workspace = {buffer.handle(), info.workspace_alignment, info.workspace_bytes};
     r.stats = {buffer.handle(), buffer.size - 32, 24};
+    r.descriptor_pool = reinterpret_cast<uint64_t>(pool.handle);
   }
   std::vector<uint64_t> stats() const {
     const auto *at = buffer.at<uint64_t>(buffer.size - 32);
@@ -41,6 +45,7 @@ struct Room {
   }
   const seer_vulkan_plan_info info;
   const foreign::Buffer buffer;
+  const foreign::DescriptorPool pool;
 };
 
 template <class Desc>
@@ -95,7 +100,7 @@ seer_vulkan_plan_info prefill_recorded(foreign::Gpu &gpu, double part_flops) {
       make_plan([&](const auto *params,
                     auto **out) { return seer_vulkan_plan_prefill(ctx.get(), model.get(), &sizes, params, out); },
                 part_flops);
-  const Room room(gpu, plan);
+  const Room room(gpu, plan, 2);
   seer_vulkan_recording r = recording_of(desc);
   r.layer = 5;
   room.fill(r);
@@ -313,23 +318,40 @@ TEST_CASE("vulkan record: what does not fit the plan is refused, and nothing is 
   gpu.wait_for_release();
 }
 
-TEST_CASE("vulkan record: without push descriptors there is no plan; on the library's own device only preparation") {
+TEST_CASE("vulkan record: without push descriptors, from the program's descriptor pool") {
+  foreign::Gpu gpu;
+  const With none("SEER_VK_PUSH_DESCRIPTOR", "0");
+  const seer_vulkan_plan_info info = prefill_recorded(gpu, 3e5);
+  CHECK(info.descriptor_sets > info.part_count);
+  CHECK(info.descriptors > info.descriptor_sets);
+  {
+    const Context ctx(gpu.context());
+    Batch x(1, 64, 64);
+    InBuffer memory(gpu, 1 << 18);
+    seer_attention_desc desc = x.attention();
+    for (seer_tensor *t : {&desc.q, &desc.k, &desc.v, &desc.out, &desc.lse}) *t = memory.put(*t);
+    const Plan plan = make_plan(
+        [&](const auto *params, auto **out) { return seer_vulkan_plan_attention(ctx.get(), &desc, params, out); });
+    const Room room(gpu, plan);
+    foreign::Commands commands(gpu);
+    commands.begin();
+    seer_vulkan_recording r = recording_of(desc);
+    r.command_buffer = commands.handle;
+    room.fill(r);
+    r.descriptor_pool = 0;
+    FAILS(SEER_ERROR_INVALID_ARGUMENT, "VK_KHR_push_descriptor", seer_vulkan_record(plan.get(), &r));
+    commands.run();
+  }
+  gpu.wait_for_release(2);
+}
+
+TEST_CASE("vulkan record: on the library's own device a plan only prepares") {
   Batch x(1, 64, 64);
   seer_attention_desc sizes = x.attention();
   for (seer_tensor *t : {&sizes.q, &sizes.k, &sizes.v, &sizes.out, &sizes.lse}) {
     t->mem = SEER_MEM_VULKAN;
     t->data = nullptr;
     t->size = 0;
-  }
-  {
-    foreign::Gpu gpu({.api_version = VK_API_VERSION_1_1, .recommended = false});
-    {
-      const Context ctx(gpu.context());
-      seer_vulkan_plan *plan = nullptr;
-      FAILS(SEER_ERROR_UNSUPPORTED, "VK_KHR_push_descriptor",
-            seer_vulkan_plan_attention(ctx.get(), &sizes, nullptr, &plan));
-    }
-    gpu.wait_for_release();
   }
   seer_context_params params = SEER_INIT(seer_context_params);
   params.backend = SEER_BACKEND_VULKAN;

@@ -60,7 +60,7 @@ typedef struct seer_vulkan_import { /* growable */
  *   VkPhysicalDeviceCooperativeMatrixFeaturesKHR, ...CooperativeMatrix2FeaturesNV, ...ShaderBfloat16FeaturesKHR
  * extensions gets up to *extension_count names (static strings) of device extensions that the device offers, *extension_count how many
  * there are; extensions NULL: only counts. All are recommendations, nothing beyond Vulkan 1.1 is required, but for
- * VK_KHR_push_descriptor (seer_vulkan_record) and timelineSemaphore (seer_vulkan_wait_semaphores).
+ * timelineSemaphore (seer_vulkan_wait_semaphores) and VK_KHR_external_memory_fd (seer_vulkan_buffer_export).
  * SEER_ERROR_UNSUPPORTED names the limit that keeps the library from using the device at all. */
 SEER_API seer_status SEER_CALL seer_vulkan_recommend(void *get_instance_proc_addr, void *instance, void *physical_device, uint32_t api_version, void *features, const char **extensions, uint32_t *extension_count);
 
@@ -144,6 +144,8 @@ typedef struct seer_vulkan_plan_info { /* growable */
   uint64_t workspace_bytes;
   uint64_t workspace_alignment; /* of its offset */
   double flops;                 /* of the whole call if it kept every block, roughly; of other stages, bytes moved count */
+  uint32_t descriptor_sets;     /* what a recording takes of seer_vulkan_recording.descriptor_pool, all parts together: */
+  uint32_t descriptors;         /* sets, and storage buffers in them. 0 with VK_KHR_push_descriptor: none is needed */
 } seer_vulkan_plan_info;
 SEER_API seer_status SEER_CALL seer_vulkan_plan_get(const seer_vulkan_plan *plan, seer_vulkan_plan_info *info);
 SEER_API void SEER_CALL seer_vulkan_plan_retain(seer_vulkan_plan *plan);
@@ -167,11 +169,13 @@ typedef struct seer_vulkan_recording { /* growable */
                                   blocks_causal, fallback_rows, as in seer_stats. Written by the last part */
   uint32_t first_part;         /* parts first_part .. first_part + part_count - 1 are recorded */
   uint32_t part_count;         /* 0 = all from first_part on */
+  uint64_t descriptor_pool;    /* VkDescriptorPool that sets are allocated from, where the device has no push descriptors;
+                                  reset or destroyed when the command buffer is, and by the caller. One thread at a time */
 } seer_vulkan_recording;
 
 /* Records the call. Nothing is allocated on the device, compiled, submitted or waited for, and no queue is locked; the
  * command buffer may be submitted any number of times. It clobbers the compute bind point: pipeline, descriptor set 0
- * (push descriptors) and push constants.
+ * and push constants.
  * Synchronization: the first command is a barrier for compute and transfer work before it in the queue, so its results are
  * seen; whatever else wrote the inputs (graphics, the host after submission, another queue) or still reads the outputs or
  * the workspace is the caller's to wait for, with dstStageMask COMPUTE_SHADER | TRANSFER. Behind the last command there is
