@@ -50,6 +50,28 @@ def check(r):
         raise RuntimeError(f"CUDA driver: {name.value}")
 
 
+class LaunchAttribute(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+
+
+class LaunchConfig(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint) for n in ("gx", "gy", "gz", "bx", "by", "bz", "shared")] + \
+               [("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint)]
+
+
+def launcher(fn, grid, threads, shared, params, keep, early=False):
+    """A function that launches on the current stream; `early`: may start before the kernel ahead has ended."""
+    args = (ctypes.c_void_p * 1)(ctypes.addressof(params))
+    attribute = LaunchAttribute(id=6, value=1)  # programmatic stream serialization
+    config = LaunchConfig(*grid, 1, threads, 1, 1, shared, None, ctypes.addressof(attribute), int(early))
+
+    def launch():
+        config.stream = torch.cuda.current_stream().cuda_stream
+        check(cuda.cuLaunchKernelEx(ctypes.byref(config), fn, args, None))
+    launch.keep = (keep, params, attribute)
+    return launch
+
+
 def pack_mask(mask):
     """bool [..., rows, cols] -> int32 words, least significant bit first."""
     n = mask.shape[-1]

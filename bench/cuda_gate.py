@@ -35,7 +35,7 @@ def structure(name, fields):
 
 ProjectSequence = structure("ProjectSequence", [("i", "blocks pooled_row gate_row position first_item")])
 ProjectParams = structure("ProjectParams", [
-    ("p", "pooled weight gate"), ("i", "pooled_heads gate_heads in_ out items sequences"), ("p", "sequence"),
+    ("p", "pooled weight gate"), ("i", "pooled_heads gate_heads in_ out items sequences late"), ("p", "sequence"),
     (ProjectSequence, "only"), ("p", "coarse fine")])
 GateSequence = structure("GateSequence", [
     ("l", "scores_at mask_at"), ("i", "q_len offset first_row rows q_row k_row dense_row keep first_item unused")])
@@ -48,15 +48,6 @@ SelectRowsParams = structure("SelectRowsParams", [
     ("p", "scores"), ("l", "scores_head scores_row"), ("f", "threshold"), ("i", "block q_heads items sequences"),
     ("p", "sequence"), (GateSequence, "only"), ("p", "mask"), ("l", "mask_head mask_row"), ("i", "words"),
     ("u", "flags"), ("p", "stats")])
-
-
-class LaunchAttribute(ctypes.Structure):
-    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
-
-
-class LaunchConfig(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint) for n in ("gx", "gy", "gz", "bx", "by", "bz", "shared")] + \
-               [("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint)]
 
 
 class Module:
@@ -73,17 +64,7 @@ class Module:
         return fn
 
     def launcher(self, name, grid, threads, shared, params, keep, early=False):
-        """A function that launches on the current stream; `early`: may start before the kernel ahead has ended."""
-        fn = self.fn(name, shared)
-        args = (ctypes.c_void_p * 1)(ctypes.addressof(params))
-        attribute = LaunchAttribute(id=6, value=1)
-        config = LaunchConfig(*grid, 1, threads, 1, 1, shared, None, ctypes.addressof(attribute), int(early))
-
-        def launch():
-            config.stream = torch.cuda.current_stream().cuda_stream
-            cd.check(cd.cuda.cuLaunchKernelEx(ctypes.byref(config), fn, args, None))
-        launch.keep = (keep, params, attribute)
-        return launch
+        return cd.launcher(self.fn(name, shared), grid, threads, shared, params, keep, early)
 
 
 def table(rows, kind, params, keep):
@@ -98,7 +79,7 @@ class Project:
     def __init__(self, module):
         self.module = module
 
-    def plan(self, pooled, weight, gate, sequences, rope=None, early=False):
+    def plan(self, pooled, weight, gate, sequences, rope=None, early=False, late=False):
         """pooled [row, heads, in], weight [heads, in, out] or None, gate [row, heads, out]; sequences: list of (blocks,
         pooled_row, gate_row, position); rope: tables of cuda_pool.py, of blocks."""
         p, rows, items = ProjectParams(), [], 0
@@ -109,7 +90,7 @@ class Project:
         p.pooled, p.gate = pooled.data_ptr(), gate.data_ptr()
         p.pooled_heads, p.gate_heads, p.in_, p.out = pooled.shape[1], gate.shape[1], pooled.shape[2], gate.shape[2]
         keep = [pooled, weight, gate, rope]
-        p.items = items
+        p.items, p.late = items, late
         table(rows, ProjectSequence, p, keep)
         if rope is not None:
             p.coarse, p.fine = rope[0].data_ptr(), rope[1].data_ptr()
@@ -121,7 +102,7 @@ class Project:
             kind = NAME[weight.dtype]
             name = f"project_{kind}_{p.out}" if p.out in (64, 128) and p.in_ % 4 == 0 else f"project_any_{kind}"
             if "any" not in name:
-                shared = (PROJECT_ROWS * 3 + p.out * {"bf16": 1, "f16": 2, "f32": 3}[kind]) * 128
+                shared = (PROJECT_ROWS * 6 + p.out * {"bf16": 3, "f16": 2, "f32": 3}[kind]) * 128
         return self.module.launcher(name, (items * p.gate_heads, 1), PROJECT_THREADS, shared, p, keep, early)
 
 
@@ -141,8 +122,8 @@ def gate_sequences(sequences, tile, scores, mask, keep):
 
 
 class Score:
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, sm90=None):
+        self.module, self.sm90 = module, sm90
 
     def plan(self, name, q, k, block, sequences, rows, stash=0, scores=None, mask=None, threshold=0.0, flags=0,
              stats=None, scale=None, early=False, col_tiles=0):
@@ -172,6 +153,15 @@ class Score:
             p.stats = stats.data_ptr()
         return self.module.launcher(name, (items * p.q_heads, groups), 256 if rows == 128 else 128,
                                     score_shared(rows, stash), p, keep, early)
+
+
+    def plan_sm90(self, module, q, k, block, sequences, rows, **rest):
+        """select_threshold by wgmma, with 64 or 128 rows."""
+        launch = self.plan("select_threshold", q, k, block, sequences, rows, **rest)
+        keep, p, _ = launch.keep
+        name = f"select_threshold_{rows}x{p.dim}"
+        return module.launcher(name, (p.items * p.q_heads, 1), 2 * rows, p.dim * 1024, p, keep,
+                               rest.get("early", False))
 
 
 class SelectRows:
@@ -288,6 +278,9 @@ def case_score(score, r, worst):
     if dim > 128 or dim % 4:
         rows = 32
     stash = r.choice([0, 1, 3, 5])
+    hopper = score.sm90 is not None and dim in (64, 128) and method == "select_threshold" and r.random() < .7
+    if hopper:
+        rows, stash = r.choice([64, 128]), 0
     if rows == 128:
         stash = min(stash, 3)
     scores = torch.full((batch, q_heads, mask_rows, cols), 777.0, device="cuda") if "score" in method else None
@@ -296,8 +289,12 @@ def case_score(score, r, worst):
     threshold = r.choice([0.0, 5e-3, 0.02, 0.15, 0.4, 1.0])
     flags, stats = r.choice([0, 0, FIRST, DIAGONAL, 3]), torch.tensor([5, 1 << 33, 7], device="cuda")
     before = stats.clone()
-    score.plan(method, q, k, block, sequences, rows, stash, scores, mask, threshold, flags, stats,
-               col_tiles=col_tiles if method == "score_logits" else 0)()
+    if hopper:
+        score.plan_sm90(score.sm90, q, k, block, sequences, rows, mask=mask, threshold=threshold,
+                        flags=flags, stats=stats)()
+    else:
+        score.plan(method, q, k, block, sequences, rows, stash, scores, mask, threshold, flags, stats,
+                   col_tiles=col_tiles if method == "score_logits" else 0)()
     torch.cuda.synchronize()
     written = torch.zeros(batch, mask_rows, dtype=torch.bool, device="cuda")
     kept = causal_sum = fallback_low = fallback_high = 0
@@ -419,7 +416,7 @@ def case_rows(select, r, worst):
 def bench(modules, args):
     flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
 
-    def median(f, n=20):
+    def median(f, n=15):
         for _ in range(3):
             f()
         times = []
@@ -445,7 +442,7 @@ def bench(modules, args):
         torch.cuda.synchronize()
         return
     project, score, pool = Project(modules["project"]), Score(modules["score"]), cp.Pool.__new__(cp.Pool)
-    pool.module = modules["pool"].module
+    pool.modules = [modules["pool"].module]
     big = torch.empty(1 << 29, dtype=torch.int8, device="cuda")
     copy = median(lambda: big[:1 << 28].copy_(big[1 << 28:]))
     rate = 2 * (1 << 28) / copy * 1e-6
@@ -467,27 +464,44 @@ def bench(modules, args):
         line = f"S {tokens:6d}  floor {floor:.3f}  pool {median(lambda: (fq(), fk())):.3f}  " \
                f"project q {median(jq):.4f}  k {median(jk):.4f}"
         gq.normal_(), gk.normal_()
-        for rows, stash in ((32, 0), (32, 8), (64, 0), (64, 4), (128, 0)):
+        for rows, stash in ((32, min(8, -(-n // 64))), (128, 0)):
             s = score.plan("select_threshold", gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
                            min(stash, -(-n // 64)), mask=mask, threshold=2.5 / n, stats=stats)
             line += f"  select {rows},{stash} {median(s):.4f}"
+        for rows in (64, 128):
+            s = score.plan_sm90(modules["select_sm90"], gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
+                                mask=mask, threshold=2.5 / n, stats=stats)
+            line += f"  sm90 {rows} {median(s):.4f}"
         stats.zero_()
         s()
         line += f"  density {stats[0].item() / stats[1].item():.3f}"
         print(line, flush=True)
-        jq2 = project.plan(pq, None, gq, [(n, 0, 0, 0)], rope, early=True)
-        jk2 = project.plan(pk, w, gk, [(n, 0, 0, 0)], rope, early=True)
-        rows = 32 if tokens <= 8192 else 64 if tokens <= 32768 else 128
-        line = f"S {tokens:6d}  pool, project, select"
-        for early in (False, True):
-            s = score.plan("select_threshold", gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
-                           min({32: 4, 64: 4, 128: 0}[rows], -(-n // 64)), mask=mask, threshold=2.5 / n, stats=stats,
-                           early=early)
-            steps = (fq, fk, jq2, jk2, s) if early else (fq, fk, jq, jk, s)
+        line = f"S {tokens:6d}  pool, project, select by passes of KV heads:"
+        tile = 64 if tokens <= 8192 else 128
+        want = None
+        for heads, early in ((8, False), (8, True), (4, True), (2, True)):
+            steps = []
+            for first in range(0, 8, heads):
+                o, c, last = slice(4 * first, 4 * (first + heads)), slice(first, first + heads), first > 0 and early
+                a, b = (t.flatten()[:n * 4 * heads * 128].view(n, 4 * heads, 128) for t in (gq, gk))
+                x, y = pq.flatten()[:a.numel()].view_as(a), pk.flatten()[:n * heads * 384].view(n, heads, 384)
+                steps += [pool.plan(q[:, :, o], x, cp.AVG, 64, [(0, 0, tokens, 0, 0, 0)], early=early, late=last),
+                          pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early, late=early),
+                          project.plan(x, None, a, [(n, 0, 0, 0)], rope, early=early),
+                          project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early, late=early),
+                          score.plan_sm90(modules["select_sm90"], a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)],
+                                          tile, mask=mask[:, o], threshold=2.5 / n,
+                                          stats=stats, early=early)]
 
             def whole():
                 for f in steps:
                     f()
+            for t in (pq, pk, gq, gk):
+                t.fill_(math.nan)
+            mask.fill_(0x55555555)
+            whole()
+            want = mask.clone() if want is None else want
+            assert torch.equal(mask, want), "passes that overlap select something else"
             g = torch.cuda.CUDAGraph()
             stream = torch.cuda.Stream()
             with torch.cuda.stream(stream):
@@ -495,8 +509,15 @@ def bench(modules, args):
                 stream.synchronize()
                 with torch.cuda.graph(g, stream=stream):
                     whole()
-            line += f"  {'early' if early else 'plain'} {median(whole):.3f}, graph {median(g.replay):.3f}"
+            line += f"  {heads}{' early' if early else ''} {median(whole):.3f} graph {median(g.replay):.3f}"
+            assert torch.equal(mask, want), "passes that overlap select something else"
         print(line, flush=True)
+        rows = [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)]
+        if n <= 512:  # ratio and budget from logits, all in one band
+            logits = torch.empty(1, 32, n, n, device="cuda")
+            a = score.plan("score_logits", gq, gk, 64, rows, 64, scores=logits, col_tiles=4, early=True)
+            b = SelectRows(modules["select"]).plan(logits, 64, rows, mask, 0.0, n // 10, 0, stats, early=True)
+            print(f"S {tokens:6d}  logits {median(a):.4f}  best of them {median(b):.4f}  both {median(lambda: (a(), b())):.4f}")
 
 
 def main():
@@ -510,14 +531,14 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
         modules = {}
-        for name in ("pool", "project", "score", "select"):
+        for name, arch in (("pool", "90"), ("project", "90"), ("score", "90"), ("select", "90"), ("select_sm90", "90a")):
             cubin = os.path.join(args.cubins or folder, f"{name}.cubin")
-            problem = None if args.cubins else compile_cubin("nvcc", "compute_90", "sm_90",
+            problem = None if args.cubins else compile_cubin("nvcc", "compute_" + arch, "sm_" + arch,
                                                              os.path.join(here, "..", "cuda", f"{name}.cu"), cubin)
             if problem:
                 sys.exit(problem)
             modules[name] = Module(cubin)
-    project, score, worst = Project(modules["project"]), Score(modules["score"]), {}
+    project, score, worst = Project(modules["project"]), Score(modules["score"], modules["select_sm90"]), {}
     select = SelectRows(modules["select"])
     r = random.Random(args.seed)
     torch.manual_seed(args.seed)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The CUDA pool kernel on this machine's GPU: random problems against double precision, then bytes per second.
 
-    cuda_pool.py [--cases N] [--seed N] [--cubin FILE]
+    cuda_pool.py [--cases N] [--seed N] [--cubins FOLDER]
 
-Needs torch and nvcc (or --cubin). The kernel alone, without the library.
+Needs torch and nvcc (or --cubins).
 """
 import argparse
 import ctypes
@@ -35,7 +35,8 @@ class Params(ctypes.Structure):
                 ("x_head", ctypes.c_int64), ("rotated", ctypes.c_void_p), ("rotated_batch", ctypes.c_int64),
                 ("rotated_token", ctypes.c_int64), ("rotated_head", ctypes.c_int64), ("pooled", ctypes.c_void_p),
                 ("bits", ctypes.c_uint32), ("block", ctypes.c_int32), ("heads", ctypes.c_int32),
-                ("items", ctypes.c_int32), ("sequences", ctypes.c_int32), ("sequence", ctypes.c_void_p),
+                ("items", ctypes.c_int32), ("sequences", ctypes.c_int32), ("late", ctypes.c_int32),
+                ("sequence", ctypes.c_void_p),
                 ("only", Sequence), ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p)]
 
 
@@ -49,16 +50,20 @@ def tables(positions, half, theta, scaling):
 
 
 class Pool:
-    def __init__(self, cubin):
+    def __init__(self, *cubins):
+        """Of pool.cu, and of pool_rotate.cu if anything is to be rotated."""
         torch.zeros(1, device="cuda")
-        self.module = ctypes.c_void_p()
-        cd.check(cd.cuda.cuModuleLoad(ctypes.byref(self.module), cubin.encode()))
+        self.modules = [ctypes.c_void_p() for _ in cubins]
+        for module, cubin in zip(self.modules, cubins):
+            cd.check(cd.cuda.cuModuleLoad(ctypes.byref(module), cubin.encode()))
 
-    def plan(self, x, pooled, bits, block, sequences, rotated=None, rope=None):
-        """sequences: list of (batch, begin, length, position, first_block, first_row). rope: (coarse, fine)."""
+    def plan(self, x, pooled, bits, block, sequences, rotated=None, rope=None, early=False, late=False):
+        """sequences: list of (batch, begin, length, position, first_block, first_row). rope: (coarse, fine).
+        early, late: see cuda_driver.launcher and ProjectParams in cuda/launch_gate.h."""
         fn = ctypes.c_void_p()
-        name = f"pool_{cd.DTYPE[x.dtype][0]}_{x.shape[3]}"
-        cd.check(cd.cuda.cuModuleGetFunction(ctypes.byref(fn), self.module, name.encode()))
+        name = f"pool_{'' if rotated is None else 'rotate_'}{cd.DTYPE[x.dtype][0]}_{x.shape[3]}"
+        module = self.modules[0 if rotated is None else 1]
+        cd.check(cd.cuda.cuModuleGetFunction(ctypes.byref(fn), module, name.encode()))
         p, rows, items = Params(), [], 0
         for s in sequences:
             n = -(-s[2] // block)
@@ -77,16 +82,10 @@ class Pool:
             table = torch.frombuffer(bytearray(b"".join(bytes(r) for r in rows)), dtype=torch.uint8).cuda()
             p.sequence = table.data_ptr()
             keep.append(table)
-        shared = 0 if rotated is None else block * x.shape[3] * 4
+        shared = 3 * 16384 if rotated is None else block * x.shape[3] * 4
         cd.check(cd.cuda.cuFuncSetAttribute(fn, 8, shared))
-        args = (ctypes.c_void_p * 1)(ctypes.addressof(p))
-
-        def launch():
-            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-            grid = items * -(-x.shape[2] // HEADS)
-            cd.check(cd.cuda.cuLaunchKernel(fn, grid, 1, 1, 128, 1, 1, shared, stream, args, None))
-        launch.keep = (keep, p)
-        return launch
+        p.late = late
+        return cd.launcher(fn, (items * -(-x.shape[2] // HEADS), 1), 128, shared, p, keep, early)
 
 
 def rotate(x, position, inv_freq, scaling):
@@ -186,18 +185,20 @@ def bench(pool):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cubin")
+    parser.add_argument("--cubins")
     parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-bench", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        cubin = args.cubin or os.path.join(folder, "pool.cubin")
-        problem = None if args.cubin else compile_cubin("nvcc", "compute_90", "sm_90",
-                                                        os.path.join(here, "..", "cuda", "pool.cu"), cubin)
-        if problem:
-            sys.exit(problem)
-        pool, r = Pool(cubin), random.Random(args.seed)
+        cubins = []
+        for name in ("pool", "pool_rotate"):
+            cubins.append(os.path.join(args.cubins or folder, f"{name}.cubin"))
+            problem = None if args.cubins else compile_cubin("nvcc", "compute_90", "sm_90",
+                                                             os.path.join(here, "..", "cuda", f"{name}.cu"), cubins[-1])
+            if problem:
+                sys.exit(problem)
+        pool, r = Pool(*cubins), random.Random(args.seed)
         torch.manual_seed(args.seed)
         for i in range(args.cases):
             faulthandler.dump_traceback_later(60, exit=True)

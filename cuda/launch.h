@@ -41,10 +41,15 @@ struct AttendParams {
   uint64_t *clocks;   // device, null or 2 words: adds SM clocks and nanoseconds that the first block of threads ran
 };
 
-// pool_{bf16,f16}_{64,128}: a grid of items * ceil(heads / kPoolHeads) blocks of kPoolThreads threads, dynamic shared
-// memory of 4 * block * dim bytes if anything is to be rotated, else none.
+// pool_{bf16,f16}_{64,128} of pool.cu, pool_rotate_{bf16,f16}_{64,128} of pool_rotate.cu if anything is to be rotated:
+// a grid of items * ceil(heads / kPoolHeads) blocks of kPoolThreads threads, dynamic shared memory: pool_shared.
 constexpr int kPoolHeads = 4;  // heads of a block of threads, which share the turns
 constexpr int kPoolThreads = 128;
+constexpr int kPoolUnit = 4 * 2 * 16 * kPoolThreads;  // bytes that a block of threads of pool.cu loads at once,
+constexpr int kPoolStages = 3;                        // and how many of them are under way
+constexpr int pool_shared(int block, int dim, bool rotates) {
+  return rotates ? 4 * block * dim : kPoolStages * kPoolUnit;
+}
 
 // A sequence as pool sees it: the tokens of q or of k.
 struct PoolSequence {
@@ -68,6 +73,7 @@ struct PoolParams {
   int32_t block;  // tokens
   int32_t heads;
   int32_t items, sequences;      // items: blocks of all sequences
+  int32_t late;                  // see ProjectParams in launch_gate.h
   const PoolSequence *sequence;  // device; null: `only`
   PoolSequence only;
   // Pairs (cos, sin) of positions 64 i, times the attention scaling, and of positions 0 .. 63 without it: [i][dim / 2].

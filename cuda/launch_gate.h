@@ -19,9 +19,15 @@ struct ProjectSequence {
 // the same grid for any in and out, no shared memory. project_none: gate = rope(pooled); the same grid, in == out.
 constexpr int kProjectThreads = 256;
 constexpr int kProjectRows = 32;  // of a tile
-// The tile's rows and the matrix's, 64 channels at a time, as 3 and 1 (bf16), 2 (f16) or 3 (f32) terms of bf16.
-constexpr int project_shared(int out, int weight_terms) { return (kProjectRows * 3 + out * weight_terms) * 64 * 2; }
+constexpr int kProjectAhead = 3;  // tiles of a bf16 matrix in shared memory
+// 64 channels of two tiles of rows as 3 terms of bf16; of the matrix as 1 (bf16), 2 (f16) or 3 (f32).
+constexpr int project_shared(int out, int weight_terms) {
+  return (2 * kProjectRows * 3 + out * (weight_terms == 1 ? kProjectAhead : weight_terms)) * 64 * 2;
+}
 
+// `late` (here and in PoolParams), where launches overlap: nothing that the kernel just ahead of it writes or reads is
+// touched, so that it is waited for at the end. Kernels let the next one start when they have waited: what is before
+// the kernel just ahead is over.
 struct ProjectParams {
   const float *pooled;  // [row][pooled_heads][in]
   const void *weight;   // [gate_heads][in][out]
@@ -29,6 +35,7 @@ struct ProjectParams {
   int32_t pooled_heads, gate_heads;
   int32_t in, out;
   int32_t items, sequences;
+  int32_t late;
   const ProjectSequence *sequence;  // device; null: `only`
   ProjectSequence only;
   const float *coarse, *fine;  // as PoolParams', positions being blocks; null: no rotation
@@ -78,9 +85,12 @@ enum SelectFlags : uint32_t { kSelectFirst = 1, kSelectDiagonal = 2 };
 // rows; a grid of items * q_heads blocks of score_threads(rows) threads, in y score_logits' groups of columns. _any for
 // dim > kScoreDim, no multiple of 4, or vectors that are not aligned to 16 bytes. Dynamic shared memory:
 // score_shared(rows, stash); only select_threshold_{32,64} and score_probs stash.
+// select_threshold_{64,128}x{64,128} of select_sm90.cu, rows x dim: a grid of items * q_heads blocks of 2 * rows
+// threads, dynamic shared memory: select_sm90_shared; vectors aligned to 16 bytes, scale > 0.
 constexpr int kScoreCols = 64;  // columns of a tile
 constexpr int kScoreDim = 128;  // channels that fit at once
 constexpr int score_threads(int rows) { return rows == 128 ? 256 : 128; }
+constexpr int select_sm90_shared(int dim) { return 128 * dim * 2 * 2 * 2; }  // two tiles of K, each as two of bf16
 // Q and K as two halves of f16, their scales, the rows' statistics and a flag; then the stash.
 constexpr int score_shared(int rows, int stash) {
   return (rows + kScoreCols) * (kScoreDim * 4 + 4) + rows * 16 + 16 + stash * rows * kScoreCols * 4;

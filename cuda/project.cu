@@ -20,7 +20,7 @@ constexpr int weight_terms = sizeof(Weight) == 4 ? 3 : 2;
 template <>
 constexpr int weight_terms<__nv_bfloat16> = 1;
 
-static_assert(project_shared(128, 2) == (kProjectRows * kTerms + 128 * 2) * kIn * 2);
+static_assert(project_shared(128, 2) == (2 * kProjectRows * kTerms + 128 * 2) * kIn * 2);
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
@@ -94,7 +94,10 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
   constexpr int kPooledBytes = kProjectRows * kIn * 2, kWeightBytes = kOut * kIn * 2;  // of a term
   constexpr int kLoads = kProjectRows * kIn / 4 / kProjectThreads, kWeightLoads = kOut * kIn / 8 / kProjectThreads;
   extern __shared__ __align__(128) char shared[];
-  char *const pooled_tile = shared, *const weight_tile = shared + kTerms * kPooledBytes;
+  // Matrices of bf16 need no splitting: they come by cp.async, some tiles ahead.
+  constexpr bool kAhead = kW == 1;
+  constexpr int kTiles = kAhead ? kProjectAhead : 1;
+  char *const pooled_tiles = shared, *const weight_tiles = shared + 2 * kTerms * kPooledBytes;
 
   const int item = blockIdx.x / p.gate_heads, head = blockIdx.x % p.gate_heads;
   const ProjectSequence seq = find_sequence(p.sequence, p.only, p.sequences, item);
@@ -106,10 +109,24 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
   const Weight *weight = static_cast<const Weight *>(p.weight) + int64_t{head} * p.in * kOut;
 
   float4 x[kLoads];
-  Eight<Weight> w[kWeightLoads];
+  Eight<Weight> w[kAhead ? 1 : kWeightLoads];
+  const auto fetch_weight = [&](int tile) {
+    if (tile * kIn < p.in) {
+#pragma unroll
+      for (int i = 0; i < kWeightLoads; ++i) {
+        const int at = thread + i * kProjectThreads, row = tile * kIn + at / kOutChunks;
+        const uint32_t to = shared_address(weight_tiles) + tile % kTiles * kWeightBytes +
+                            place<kOutChunks>(at / kOutChunks, at % kOutChunks);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                     "l"(weight + int64_t{min(row, p.in - 1)} * kOut + at % kOutChunks * 8), "r"(row < p.in ? 16 : 0)
+                     : "memory");
+      }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  };
   const auto load_weight = [&](int from) {
 #pragma unroll
-    for (int i = 0; i < kWeightLoads; ++i) {
+    for (int i = 0; i < (kAhead ? 0 : kWeightLoads); ++i) {
       const int at = thread + i * kProjectThreads, row = from + at / kOutChunks;
       if (row < p.in)
         w[i].load(weight + int64_t{row} * kOut + at % kOutChunks * 8);
@@ -127,15 +144,24 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
   };
 
   // Weights are nobody's output: they may come before the kernel that pools has ended.
-  load_weight(0);
-  let_next_start();
-  wait_for_previous();
+  if constexpr (kAhead) {
+#pragma unroll
+    for (int i = 0; i < kTiles - 1; ++i) fetch_weight(i);
+  } else {
+    load_weight(0);
+  }
+  if (!p.late) {
+    wait_for_previous();
+    let_next_start();
+  }
   load_pooled(0);
 
   float sum[kN][4] = {};
   const int row_warp = warp / kColWarps, col_warp = warp % kColWarps;
-  const uint32_t pooled_at = shared_address(pooled_tile), weight_at = shared_address(weight_tile);
-  for (int from = 0; from < p.in; from += kIn) {
+  for (int from = 0, tile = 0; from < p.in; from += kIn, ++tile) {
+    char *const pooled_tile = pooled_tiles + tile % 2 * kTerms * kPooledBytes;
+    char *const weight_tile = weight_tiles + tile % kTiles * kWeightBytes;
+    const uint32_t pooled_at = shared_address(pooled_tile), weight_at = shared_address(weight_tile);
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int at = thread + i * kProjectThreads, row = at / (kIn / 4), quad = at % (kIn / 4);
@@ -147,15 +173,17 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
       for (int t = 0; t < kTerms; ++t) *reinterpret_cast<uint2 *>(to + t * kPooledBytes) = make_uint2(low[t], high[t]);
     }
 #pragma unroll
-    for (int i = 0; i < kWeightLoads; ++i) {
+    for (int i = 0; i < (kAhead ? 0 : kWeightLoads); ++i) {
       const int at = thread + i * kProjectThreads;
       w[i].store(weight_tile + place<kOutChunks>(at / kOutChunks, at % kOutChunks), kWeightBytes);
     }
+    if constexpr (kAhead) asm volatile("cp.async.wait_group %0;" ::"n"(kTiles - 2) : "memory");
     __syncthreads();
     if (from + kIn < p.in) {
       load_pooled(from + kIn);
       load_weight(from + kIn);
     }
+    if constexpr (kAhead) fetch_weight(tile + kTiles - 1);  // to the place of the tile before
     // Tensor cores truncate as they add: only a few products at a time, which are then added by rounding.
     float part[kN][4] = {};
 #pragma unroll
@@ -186,7 +214,7 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
     for (int i = 0; i < kN; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum[i][e] += part[i][e];
-    __syncthreads();
+    if constexpr (!kAhead) __syncthreads();
   }
 
 #pragma unroll
@@ -209,6 +237,10 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
       *reinterpret_cast<float2 *>(to + column + kOut / 2) = high;
     }
   }
+  if (p.late) {
+    wait_for_previous();
+    let_next_start();
+  }
 }
 
 // Any sizes; with Weight void no matrix. A thread makes a pair of channels of a row.
@@ -218,8 +250,10 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
   const ProjectSequence seq = find_sequence(p.sequence, p.only, p.sequences, item);
   const int first = (item - seq.first_item) * kProjectRows, rows = min(kProjectRows, seq.blocks - first);
   const int pooled_head = head * p.pooled_heads / p.gate_heads, half = p.out / 2, lanes = (p.out + 1) / 2;
-  let_next_start();
-  wait_for_previous();
+  if (!p.late) {
+    wait_for_previous();
+    let_next_start();
+  }
   for (int i = threadIdx.x; i < rows * lanes; i += kProjectThreads) {
     const int row = first + i / lanes, column = i % lanes;
     // An odd number of channels has a last one that is nobody's partner; without rotation any split will do.
@@ -240,6 +274,10 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
     if (p.coarse != nullptr && pair) rotate(turn(p, seq.position + row, half, column), low, high);
     to[one] = low;
     to[other] = high;
+  }
+  if (p.late) {
+    wait_for_previous();
+    let_next_start();
   }
 }
 

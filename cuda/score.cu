@@ -56,8 +56,8 @@ __device__ __forceinline__ void score(const ScoreParams &p) {
   if (first_tile >= tiles && !(last_group && p.fill)) return;
   const int thread = tile.thread, lane = tile.lane;
 
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   tile.place(seq.q_row + first, seq.k_row, head, seen);
   if (thread == 0) *tile.odd_flag() = 0;
   __syncthreads();

@@ -196,8 +196,8 @@ __device__ __forceinline__ void select_row(const SelectRowsParams &p, uint32_t *
 extern "C" __global__ void __launch_bounds__(kSelectThreads) select_rows(const __grid_constant__ SelectRowsParams p) {
   __shared__ uint32_t bins[kSelectThreads / 32][kBins];
   __shared__ unsigned long long sums[3];
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   if (threadIdx.x < 3) sums[threadIdx.x] = 0;
   __syncthreads();
   unsigned long long counts[3] = {};

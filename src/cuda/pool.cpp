@@ -1,4 +1,4 @@
-// pool: see cuda/pool.cu.
+// pool: see cuda/pool.cu, pool_rotate.cu and pool_plain.cu.
 #include <algorithm>
 
 #include "../../cuda/launch.h"
@@ -72,11 +72,15 @@ void pool(CudaDevice &device, Exec &exec, const PoolArgs &args) {
                     (!rotates || (p.coarse && aligned(args.rotated)));
   const std::string type = dtype_name(x.dtype);
   if (fast) {
-    const Kernel &kernel = device.kernel("pool", "pool_" + type + "_" + std::to_string(x.dim));
-    recorder.launch(kernel,
+    // The pipeline pools Q, then K, and where it has several passes pools Q while the pass before selects: nothing that
+    // the kernel ahead works on is touched.
+    p.late = recorder.follows(q ? "select" : "pool");
+    const std::string name = std::string(rotates ? "pool_rotate_" : "pool_") + type + "_" + std::to_string(x.dim);
+    recorder.launch(device.kernel(rotates ? "pool_rotate" : "pool", name),
                     {.blocks = uint64_t(items * ceil_div(x.heads, kPoolHeads)),
                      .threads = kPoolThreads,
-                     .shared = rotates ? uint64_t(4 * args.block * x.dim) : 0},
+                     .shared = uint64_t(pool_shared(int(args.block), int(x.dim), rotates)),
+                     .overlap = true},
                     p);
   } else {
     const Kernel &kernel = device.kernel("pool_plain", "pool_plain_" + type);

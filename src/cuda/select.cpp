@@ -1,6 +1,6 @@
-// select: see cuda/score.cu, which has the threshold, and cuda/select.cu, which selects from scores. For ratio and
-// budget from gate vectors the logits of a band of rows at a time go to scratch, where the L2 cache keeps them until
-// they have been looked at.
+// select: see cuda/select_sm90.cu and cuda/score.cu, which have the threshold, and cuda/select.cu, which selects from
+// scores. For ratio and budget from gate vectors the logits of a band of rows at a time go to scratch, where the L2
+// cache keeps them until they have been looked at.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,6 +14,7 @@
 namespace seer::cuda {
 namespace {
 
+constexpr int64_t kLongEnough = 256;  // columns, for wgmma's large tiles
 constexpr int64_t kBandBytes = int64_t{16} << 20;
 
 bool needs_bands(const SelectArgs &args) {
@@ -58,6 +59,7 @@ private:
     p.flags = flags();
     p.stats = reinterpret_cast<unsigned long long *>(args_.stats);
   }
+  bool hopper(int64_t longest) const;  // whether cuda/select_sm90.cu can do it and is the faster
   void threshold(std::vector<GateSequence> &list);
   void select_rows(std::vector<GateSequence> &list, const float *scores, int64_t scores_head, int64_t scores_row);
   void bands(const std::vector<GateSequence> &list);
@@ -82,19 +84,40 @@ GateSequence Call::rows(const Sequence &s) const {
   return row;
 }
 
+bool Call::hopper(int64_t longest) const {
+  const GateVectors &gate = args_.gate;
+  const auto aligned = [](const float *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  return device_.caps.sm == 90 && longest >= kLongEnough && (gate.dim == 64 || gate.dim == 128) && aligned(gate.q) &&
+         aligned(gate.k) && gate.scale > 0;
+}
+
 void Call::threshold(std::vector<GateSequence> &list) {
   int64_t wanted = 0, longest = 0;
   for (const GateSequence &s : list) {
     wanted += s.rows;
     longest = std::max(longest, causal_blocks(s.rows - 1, s.q_len, s.offset, args_.block));
   }
-  const ScoreTile tile = score_tile(device_, args_.gate, wanted, longest, 128);
   ScoreParams p = score_params(args_.gate, args_.block);
   set_mask(p);
-  set_rows(*device_.recorder, list, tile.rows, p);
   // In logarithms. Nothing is above 1; above 0 is what f32 can tell from it.
   const float t = float(args_.rule.threshold);
   p.threshold = t >= 1 ? std::numeric_limits<float>::infinity() : std::max(std::log2(t), -149.0f);
+  if (hopper(longest)) {
+    // Large tiles share the splitting of K; small ones spread few rows wider.
+    const int rows = ceil_div(wanted, int64_t{128}) * args_.q_heads >= device_.caps.multiprocessors / 2 ? 128 : 64;
+    set_rows(*device_.recorder, list, rows, p);
+    const int64_t blocks = checked_mul(p.items, args_.q_heads);
+    const Kernel &kernel = device_.kernel(
+        "select_sm90", "select_threshold_" + std::to_string(rows) + "x" + std::to_string(args_.gate.dim));
+    return device_.recorder->launch(kernel,
+                                    {.blocks = uint64_t(blocks),
+                                     .threads = uint32_t(2 * rows),
+                                     .shared = uint64_t(select_sm90_shared(int(args_.gate.dim))),
+                                     .overlap = true},
+                                    p);
+  }
+  const ScoreTile tile = score_tile(device_, args_.gate, wanted, longest, 128);
+  set_rows(*device_.recorder, list, tile.rows, p);
   if (tile.rows <= 64) {
     // As many tiles of columns as leave room for a second block of threads.
     const int64_t room = device_.caps.max_shared / 2 - score_shared(tile.rows, 0);
