@@ -39,7 +39,7 @@ struct Work {
 // and the parts asked for are recorded.
 struct Target {
   VkCommandBuffer commands = VK_NULL_HANDLE;  // null: nothing is recorded, only counted
-  VkBuffer absent = VK_NULL_HANDLE;           // of at least 16 bytes
+  VkBuffer absent = VK_NULL_HANDLE;           // of 16384 bytes
   VkDescriptorPool sets = VK_NULL_HANDLE;     // where the device has no push descriptors
   double part_flops = 0;                      // 0: no limit
   uint32_t first_part = 0, parts = 0;         // 0: all from the first

@@ -193,7 +193,7 @@ void VulkanPlan::run(PlannedDesc desc, int32_t layer_index) {
 
 void VulkanPlan::prepare(VulkanDevice &context) {
   device_ = std::make_unique<RecordingDevice>(context, std::make_unique<Recorder>(*context.gpu, target()));
-  absent_ = make_host_buffer(*context.gpu, 256, false);
+  absent_ = make_host_buffer(*context.gpu, 16384, false);
   pipeline_ = std::make_unique<Pipeline>(*device_);
   try {
     make_tables_and_kernels();
