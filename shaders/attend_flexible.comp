@@ -174,6 +174,15 @@ float row_sum(float x) {
   return x;
 }
 
+#ifdef BFLOAT16
+// bfloat16_t(x) rounds as the driver likes: NVIDIA's cuts off what bf16 does not hold. So x becomes what it does hold.
+T narrow_weight(float x) { return T(uintBitsToFloat((floatBitsToUint(x) + 0x8000u) & 0xffff0000u)); }  // x >= 0
+T narrow_output(float x) { return T(uintBitsToFloat(f32_to_bf16(x) << 16)); }
+#else
+#define narrow_weight T
+#define narrow_output T
+#endif
+
 const uint LENGTH = M * N / SIZE;  // elements of a lane
 
 MAT_A q[TILES * DIM_PARTS];
@@ -241,7 +250,7 @@ void attend_step(uint key, uint at, bool edge) {
         [[unroll]] for (uint e = 0; e < LENGTH; e++)
           if (slot(e) == z) {
             const float x = exp2(fma(s[r * KEY_PARTS + n][e], p.scale_log2, bias));
-            weights[r * KEY_PARTS + n][e] = T(x);
+            weights[r * KEY_PARTS + n][e] = narrow_weight(x);
             part += x;
           }
       total[r * SLOTS + z] += part;
@@ -359,7 +368,7 @@ void main() {
       if (mine >= first && mine < first + CAPACITY)
         [[unroll]] for (uint d = 0; d < DIM_PARTS; d++) {
           MAT_A rounded;
-          [[unroll]] for (uint e = 0; e < LENGTH; e++) rounded[e] = T(float(sum[r * DIM_PARTS + d][e]));
+          [[unroll]] for (uint e = 0; e < LENGTH; e++) rounded[e] = narrow_output(float(sum[r * DIM_PARTS + d][e]));
           coopMatStore(rounded, kv_tile, (mine - first) * STRIDE + d * N / 8u, STRIDE,
                        gl_CooperativeMatrixLayoutRowMajor);
         }
