@@ -20,7 +20,9 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-Recorder::Recorder(Gpu &device) : device_(device), slots_(kSlots) { absent_ = make_host_buffer(device_, kAbsentBytes, false); }
+Recorder::Recorder(Gpu &device) : device_(device), slots_(kSlots) {
+  absent_ = make_host_buffer(device_, kAbsentBytes, false);
+}
 
 Recorder::Recorder(Gpu &device, const Target &target)
     : device_(device), external_(true), target_(target), slots_(1), pending_(true) {

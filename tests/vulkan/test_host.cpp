@@ -145,7 +145,8 @@ TEST_CASE("vulkan: masks of bytes and bits, whole and cut into chunks and window
                                {"SEER_VK_UNIFIED_MEMORY", "0"}}) {
     const char *name = override.first, *value = override.second;
     CAPTURE(name);
-    const With setting(name, value);
+    // Attention, which the self-test tries, is not for windows this small.
+    const With setting(name, value), untested("SEER_VK_SELFTEST", "0");
     const auto device = open();
     round_trip(*device, 1057, 5);
   }
