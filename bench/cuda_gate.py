@@ -35,7 +35,7 @@ def structure(name, fields):
 
 ProjectSequence = structure("ProjectSequence", [("i", "blocks pooled_row gate_row position first_item")])
 ProjectParams = structure("ProjectParams", [
-    ("p", "pooled weight gate"), ("i", "pooled_heads gate_heads in_ out items sequences late"), ("p", "sequence"),
+    ("p", "pooled weight gate"), ("i", "pooled_heads gate_heads in_ out items sequences"), ("p", "sequence"),
     (ProjectSequence, "only"), ("p", "coarse fine")])
 GateSequence = structure("GateSequence", [
     ("l", "scores_at mask_at"), ("i", "q_len offset first_row rows q_row k_row dense_row keep first_item unused")])
@@ -79,7 +79,7 @@ class Project:
     def __init__(self, module):
         self.module = module
 
-    def plan(self, pooled, weight, gate, sequences, rope=None, early=False, late=False):
+    def plan(self, pooled, weight, gate, sequences, rope=None, early=False):
         """pooled [row, heads, in], weight [heads, in, out] or None, gate [row, heads, out]; sequences: list of (blocks,
         pooled_row, gate_row, position); rope: tables of cuda_pool.py, of blocks."""
         p, rows, items = ProjectParams(), [], 0
@@ -90,7 +90,7 @@ class Project:
         p.pooled, p.gate = pooled.data_ptr(), gate.data_ptr()
         p.pooled_heads, p.gate_heads, p.in_, p.out = pooled.shape[1], gate.shape[1], pooled.shape[2], gate.shape[2]
         keep = [pooled, weight, gate, rope]
-        p.items, p.late = items, late
+        p.items = items
         table(rows, ProjectSequence, p, keep)
         if rope is not None:
             p.coarse, p.fine = rope[0].data_ptr(), rope[1].data_ptr()
@@ -482,13 +482,13 @@ def bench(modules, args):
         for heads, early in ((8, False), (8, True), (4, True), (2, True)):
             steps = []
             for first in range(0, 8, heads):
-                o, c, last = slice(4 * first, 4 * (first + heads)), slice(first, first + heads), first > 0 and early
+                o, c = slice(4 * first, 4 * (first + heads)), slice(first, first + heads)
                 a, b = (t.flatten()[:n * 4 * heads * 128].view(n, 4 * heads, 128) for t in (gq, gk))
                 x, y = pq.flatten()[:a.numel()].view_as(a), pk.flatten()[:n * heads * 384].view(n, heads, 384)
-                steps += [pool.plan(q[:, :, o], x, cp.AVG, 64, [(0, 0, tokens, 0, 0, 0)], early=early, late=last),
-                          pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early, late=early),
+                steps += [pool.plan(q[:, :, o], x, cp.AVG, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
+                          pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
                           project.plan(x, None, a, [(n, 0, 0, 0)], rope, early=early),
-                          project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early, late=early),
+                          project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early),
                           score.plan_sm90(modules["select_sm90"], a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)],
                                           tile, mask=mask[:, o], threshold=2.5 / n,
                                           stats=stats, early=early)]

@@ -35,8 +35,7 @@ class Params(ctypes.Structure):
                 ("x_head", ctypes.c_int64), ("rotated", ctypes.c_void_p), ("rotated_batch", ctypes.c_int64),
                 ("rotated_token", ctypes.c_int64), ("rotated_head", ctypes.c_int64), ("pooled", ctypes.c_void_p),
                 ("bits", ctypes.c_uint32), ("block", ctypes.c_int32), ("heads", ctypes.c_int32),
-                ("items", ctypes.c_int32), ("sequences", ctypes.c_int32), ("late", ctypes.c_int32),
-                ("sequence", ctypes.c_void_p),
+                ("items", ctypes.c_int32), ("sequences", ctypes.c_int32), ("sequence", ctypes.c_void_p),
                 ("only", Sequence), ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p)]
 
 
@@ -57,9 +56,9 @@ class Pool:
         for module, cubin in zip(self.modules, cubins):
             cd.check(cd.cuda.cuModuleLoad(ctypes.byref(module), cubin.encode()))
 
-    def plan(self, x, pooled, bits, block, sequences, rotated=None, rope=None, early=False, late=False):
+    def plan(self, x, pooled, bits, block, sequences, rotated=None, rope=None, early=False):
         """sequences: list of (batch, begin, length, position, first_block, first_row). rope: (coarse, fine).
-        early, late: see cuda_driver.launcher and ProjectParams in cuda/launch_gate.h."""
+        early: see cuda_driver.launcher."""
         fn = ctypes.c_void_p()
         name = f"pool_{'' if rotated is None else 'rotate_'}{cd.DTYPE[x.dtype][0]}_{x.shape[3]}"
         module = self.modules[0 if rotated is None else 1]
@@ -84,7 +83,6 @@ class Pool:
             keep.append(table)
         shared = 3 * 16384 if rotated is None else block * x.shape[3] * 4
         cd.check(cd.cuda.cuFuncSetAttribute(fn, 8, shared))
-        p.late = late
         return cd.launcher(fn, (items * -(-x.shape[2] // HEADS), 1), 128, shared, p, keep, early)
 
 

@@ -73,7 +73,6 @@ struct PoolParams {
   int32_t block;  // tokens
   int32_t heads;
   int32_t items, sequences;      // items: blocks of all sequences
-  int32_t late;                  // see ProjectParams in launch_gate.h
   const PoolSequence *sequence;  // device; null: `only`
   PoolSequence only;
   // Pairs (cos, sin) of positions 64 i, times the attention scaling, and of positions 0 .. 63 without it: [i][dim / 2].

@@ -25,9 +25,6 @@ constexpr int project_shared(int out, int weight_terms) {
   return (2 * kProjectRows * 3 + out * (weight_terms == 1 ? kProjectAhead : weight_terms)) * 64 * 2;
 }
 
-// `late` (here and in PoolParams), where launches overlap: nothing that the kernel just ahead of it writes or reads is
-// touched, so that it is waited for at the end. Kernels let the next one start when they have waited: what is before
-// the kernel just ahead is over.
 struct ProjectParams {
   const float *pooled;  // [row][pooled_heads][in]
   const void *weight;   // [gate_heads][in][out]
@@ -35,7 +32,6 @@ struct ProjectParams {
   int32_t pooled_heads, gate_heads;
   int32_t in, out;
   int32_t items, sequences;
-  int32_t late;
   const ProjectSequence *sequence;  // device; null: `only`
   ProjectSequence only;
   const float *coarse, *fine;  // as PoolParams', positions being blocks; null: no rotation

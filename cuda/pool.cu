@@ -182,10 +182,8 @@ __device__ __forceinline__ void pool(const PoolParams &p) {
   __shared__ typename P::Parts parts;
   const int slices = (p.heads + kPoolHeads - 1) / kPoolHeads;
   const int slice = blockIdx.x % slices, item = blockIdx.x / slices;
-  if (!p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
+  wait_for_previous();
+  let_next_start();
   const PoolSequence seq = find_sequence(p.sequence, p.only, p.sequences, item);
   const int block = item - seq.first_item, count = min(p.block, seq.length - block * p.block);
   const int first_head = slice * kPoolHeads, heads = min(kPoolHeads, p.heads - first_head);
@@ -202,10 +200,6 @@ __device__ __forceinline__ void pool(const PoolParams &p) {
     static_cast<int>(threadIdx.x) % P::kLanes * 8,
     static_cast<int>(threadIdx.x) / P::kLanes}
       .run();
-  if (p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
 }
 
 }  // namespace

@@ -162,10 +162,8 @@ __device__ __forceinline__ void pool(const PoolParams &p) {
   __shared__ float shared[3][kPoolThreads / 32][kDim];
   const int slices = (p.heads + kPoolHeads - 1) / kPoolHeads;
   const int slice = blockIdx.x % slices, item = blockIdx.x / slices;
-  if (!p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
+  wait_for_previous();
+  let_next_start();
   const PoolSequence seq = find_sequence(p.sequence, p.only, p.sequences, item);
   const int block = item - seq.first_item;
   fill_turns<kDim / 2>(reinterpret_cast<float2 *>(turns), p, seq.position + block * p.block,
@@ -174,10 +172,6 @@ __device__ __forceinline__ void pool(const PoolParams &p) {
   for (int head = slice * kPoolHeads; head < min(p.heads, (slice + 1) * kPoolHeads); ++head) {
     pool_head<Type, Pair, kDim>(p, seq, block, head, shared, turns);
     __syncthreads();  // `shared` is free again
-  }
-  if (p.late) {
-    wait_for_previous();
-    let_next_start();
   }
 }
 

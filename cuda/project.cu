@@ -150,10 +150,8 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
   } else {
     load_weight(0);
   }
-  if (!p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
+  wait_for_previous();
+  let_next_start();
   load_pooled(0);
 
   float sum[kN][4] = {};
@@ -237,10 +235,6 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
       *reinterpret_cast<float2 *>(to + column + kOut / 2) = high;
     }
   }
-  if (p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
 }
 
 // Any sizes; with Weight void no matrix. A thread makes a pair of channels of a row.
@@ -250,10 +244,8 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
   const ProjectSequence seq = find_sequence(p.sequence, p.only, p.sequences, item);
   const int first = (item - seq.first_item) * kProjectRows, rows = min(kProjectRows, seq.blocks - first);
   const int pooled_head = head * p.pooled_heads / p.gate_heads, half = p.out / 2, lanes = (p.out + 1) / 2;
-  if (!p.late) {
-    wait_for_previous();
-    let_next_start();
-  }
+  wait_for_previous();
+  let_next_start();
   for (int i = threadIdx.x; i < rows * lanes; i += kProjectThreads) {
     const int row = first + i / lanes, column = i % lanes;
     // An odd number of channels has a last one that is nobody's partner; without rotation any split will do.
@@ -274,10 +266,6 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
     if (p.coarse != nullptr && pair) rotate(turn(p, seq.position + row, half, column), low, high);
     to[one] = low;
     to[other] = high;
-  }
-  if (p.late) {
-    wait_for_previous();
-    let_next_start();
   }
 }
 

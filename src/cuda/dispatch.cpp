@@ -146,7 +146,6 @@ void Recorder::open(CUstream stream, bool implicit) {
   stream_ = stream;
   thread_ = std::this_thread::get_id();
   call_ = std::move(call);
-  last_ = nullptr;
   if (call_->captured) graphs_ = true;
 }
 
@@ -307,7 +306,6 @@ void Recorder::launch_pointers(const Kernel &kernel, const Launch &launch, void 
                                  .attrs = launch.overlap ? &overlap : nullptr,
                                  .numAttrs = launch.overlap ? 1u : 0u};
   device_.check(fn_.cuLaunchKernelEx(&config, kernel.function, params, nullptr), kernel.name.c_str());
-  last_ = &kernel;
 }
 
 Recorder::Staging &Recorder::room(uint64_t bytes) {

@@ -16,7 +16,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -77,9 +76,6 @@ public:
     void *pointers[] = {const_cast<void *>(static_cast<const void *>(&params))...};
     launch_pointers(kernel, launch, pointers);
   }
-
-  // Whether the last kernel of the open call is one of that stage, by its name.
-  bool follows(std::string_view stage) const { return last_ && std::string_view(last_->name).starts_with(stage); }
 
   // Device memory with a copy of `values`, for the kernels of this call. At least one value.
   template <class T>
@@ -147,7 +143,6 @@ private:
   std::atomic<CUstream> stream_{nullptr};  // of the open call, else own_
   std::atomic<std::thread::id> thread_{};  // that records a call
   std::unique_ptr<Call> call_;             // open
-  const Kernel *last_ = nullptr;           // that it launched
   bool graphs_ = false;                    // a call was captured
   // The end of the last call that was not captured, if there was one.
   CUstream last_stream_ = nullptr;

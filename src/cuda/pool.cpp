@@ -72,9 +72,6 @@ void pool(CudaDevice &device, Exec &exec, const PoolArgs &args) {
                     (!rotates || (p.coarse && aligned(args.rotated)));
   const std::string type = dtype_name(x.dtype);
   if (fast) {
-    // The pipeline pools Q, then K, and where it has several passes pools Q while the pass before selects: nothing that
-    // the kernel ahead works on is touched.
-    p.late = recorder.follows(q ? "select" : "pool");
     const std::string name = std::string(rotates ? "pool_rotate_" : "pool_") + type + "_" + std::to_string(x.dim);
     recorder.launch(device.kernel(rotates ? "pool_rotate" : "pool", name),
                     {.blocks = uint64_t(items * ceil_div(x.heads, kPoolHeads)),

@@ -65,8 +65,6 @@ void project(CudaDevice &device, Exec &exec, const ProjectArgs &args) {
     }
     name = fast ? "project_" + type + "_" + std::to_string(args.out) : "project_any_" + type;
   }
-  // The pipeline projects Q, then K: neither has to do with the other.
-  p.late = !q && recorder.follows("project");
   const Kernel &kernel = device.kernel("project", name);
   recorder.launch(kernel,
                   {.blocks = uint64_t(checked_mul(items, args.gate_heads)),
