@@ -75,7 +75,7 @@ struct Caps {
 
   // Cooperative matrices; the shapes' accumulators are f32.
   bool coopmat = false, bf16_coopmat = false;
-  bool coopmat_score = true;  // score may use them; false: its self-test failed
+  bool coopmat_score = true;           // score may use them; false: its self-test failed
   std::vector<CoopShape> coop_shapes;  // best first
   bool coopmat2_flexible = false, coopmat2_reductions = false, coopmat2_conversions = false;
   bool coopmat2_per_element = false, coopmat2_workgroup = false, coopmat2_tensor = false, coopmat2_block_loads = false;

@@ -165,20 +165,18 @@ double score_error(VulkanDevice &device, const ScoreTile &tile) {
   Exec exec;
   record_split(device, exec, gate.q, rows * heads, dim, split_q.address(), false);
   record_split(device, exec, gate.k, rows, dim, split_k.address(), true);
-  record_split_logits(device, exec, tile,
-                      {.gate = gate,
-                       .sequence = sequence,
-                       .block = kBlock,
-                       .rows = {0, rows, 0, heads},
-                       .cols = rows,
-                       .to = static_cast<float *>(on_logits.address()),
-                       .stride_head = rows * rows,
-                       .stride_row = rows},
-                      {.split_q = split_q.address(),
-                       .split_k = split_k.address(),
-                       .q_vectors = rows * heads,
-                       .k_vectors = rows},
-                      false);
+  record_split_logits(
+      device, exec, tile,
+      {.gate = gate,
+       .sequence = sequence,
+       .block = kBlock,
+       .rows = {0, rows, 0, heads},
+       .cols = rows,
+       .to = static_cast<float *>(on_logits.address()),
+       .stride_head = rows * rows,
+       .stride_row = rows},
+      {.split_q = split_q.address(), .split_k = split_k.address(), .q_vectors = rows * heads, .k_vectors = rows},
+      false);
   recorder.read(on_logits.address(), logits.data(), bytes(logits));
 
   double worst = 0;
@@ -218,8 +216,9 @@ uint64_t fingerprint(const Caps &caps) {
   const auto add = [&](uint64_t x) { hash = (hash ^ x) * 1099511628211u; };
   for (const Shader &shader : shaders())
     for (size_t i = 0; i < shader.count; i++) add(shader.words[i]);
-  for (bool feature : {caps.fp16, caps.storage16, caps.coopmat, caps.bf16_coopmat, caps.coopmat_score, caps.coopmat2_flexible,
-                       caps.coopmat2_workgroup, caps.coopmat2_tensor, caps.subgroup_size_control, caps.full_subgroups})
+  for (bool feature :
+       {caps.fp16, caps.storage16, caps.coopmat, caps.bf16_coopmat, caps.coopmat_score, caps.coopmat2_flexible,
+        caps.coopmat2_workgroup, caps.coopmat2_tensor, caps.subgroup_size_control, caps.full_subgroups})
     add(feature);
   for (uint64_t limit : {caps.max_shared, caps.max_invocations, caps.subgroup_size, caps.subgroup_ops}) add(limit);
   return hash;
