@@ -6,6 +6,7 @@
 
 #include "checked.h"
 #include "stage_exec.h"
+#include "views.h"
 
 namespace seer {
 namespace {
@@ -79,27 +80,6 @@ uint64_t select_scratch(const Device &device, const Problem &problem, const Sele
   args.gate.k_heads = gate.single() ? heads : kv_heads;
   args.gate.dim = gate.gate_dim;
   return device.fns->select_scratch(device, args);
-}
-
-// Some heads of a tensor, a matrix, scores or a mask.
-TokenView some_heads(TokenView view, int64_t first, int64_t count) {
-  if (view.data) view.data = static_cast<char *>(view.data) + first * view.stride_head * element_size(view.dtype);
-  view.heads = count;
-  return view;
-}
-GateMatrix some_heads(GateMatrix matrix, int64_t first, int64_t count) {
-  if (!matrix.present()) return matrix;
-  matrix.data = static_cast<const char *>(matrix.data) + matrix.bytes() / matrix.heads * first;
-  matrix.heads = count;
-  return matrix;
-}
-FloatView some_heads(FloatView view, int64_t first) {
-  if (view.data) view.data += first * view.stride_head;
-  return view;
-}
-BlockMaskView some_heads(BlockMaskView view, int64_t first) {
-  if (view.words) view.words += first * view.stride_head;
-  return view;
 }
 
 Problem prefill_problem(const Device &device, const GateCall &gate, const AttendCall &attend) {

@@ -54,4 +54,27 @@ void set_mask(const Tensor &t, BlockMaskView &bits, ByteMaskView &bytes) {
              .cols = t.shape[d + 2]};
 }
 
+TokenView some_heads(TokenView view, int64_t first, int64_t count) {
+  if (view.data) view.data = static_cast<char *>(view.data) + first * view.stride_head * element_size(view.dtype);
+  view.heads = count;
+  return view;
+}
+
+GateMatrix some_heads(GateMatrix matrix, int64_t first, int64_t count) {
+  if (!matrix.present()) return matrix;
+  matrix.data = static_cast<const char *>(matrix.data) + matrix.bytes() / matrix.heads * first;
+  matrix.heads = count;
+  return matrix;
+}
+
+FloatView some_heads(FloatView view, int64_t first) {
+  if (view.data) view.data += first * view.stride_head;
+  return view;
+}
+
+BlockMaskView some_heads(BlockMaskView view, int64_t first) {
+  if (view.words) view.words += first * view.stride_head;
+  return view;
+}
+
 }  // namespace seer

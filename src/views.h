@@ -11,4 +11,10 @@ FloatView scores_view(const Tensor &t);
 // Of bits or of bytes, by the dtype. An absent tensor leaves both as they are.
 void set_mask(const Tensor &t, BlockMaskView &bits, ByteMaskView &bytes);
 
+// Some heads of a tensor, a matrix, scores or a mask. What is absent stays absent.
+TokenView some_heads(TokenView view, int64_t first, int64_t count);
+GateMatrix some_heads(GateMatrix matrix, int64_t first, int64_t count);
+FloatView some_heads(FloatView view, int64_t first);
+BlockMaskView some_heads(BlockMaskView view, int64_t first);
+
 }  // namespace seer
