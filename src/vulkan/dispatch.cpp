@@ -76,16 +76,17 @@ Window Recorder::upload(const void *data, uint64_t bytes) {
   if (bytes == 0) return absent();
   SEER_REQUIRE(!external_, Status::internal, "an upload into the caller's command buffer");
   const uint64_t alignment = std::max<uint64_t>(16, device_.caps.offset_alignment);
+  const uint64_t range = (bytes + 3) / 4 * 4;  // kernels read words
   Uploads &u = uploads_;
-  while (u.block < u.blocks.size() && u.used + bytes > u.blocks[u.block].size) {
+  while (u.block < u.blocks.size() && u.used + range > u.blocks[u.block].size) {
     u.block++;
     u.used = 0;
   }
-  if (u.block == u.blocks.size()) u.blocks.push_back(make_host_buffer(device_, std::max(bytes, kUploadBlock), false));
+  if (u.block == u.blocks.size()) u.blocks.push_back(make_host_buffer(device_, std::max(range, kUploadBlock), false));
   const HostBuffer &block = u.blocks[u.block];
   std::memcpy(block.mapped + u.used, data, bytes);
-  const Window window{.buffer = block.buffer, .offset = u.used, .range = (bytes + 3) / 4 * 4, .skip = 0};
-  u.used = (u.used + bytes + alignment - 1) / alignment * alignment;
+  const Window window{.buffer = block.buffer, .offset = u.used, .range = range, .skip = 0};
+  u.used = (u.used + range + alignment - 1) / alignment * alignment;
   return window;
 }
 
