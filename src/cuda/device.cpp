@@ -110,7 +110,7 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   std::lock_guard lock(mutex_);
   auto key = std::make_pair(std::string(image), name);
   if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
-  const CUmodule in = module(image);
+  CUmodule in = module(image);
   Kernel kernel;
   kernel.name = name;
   const CUresult result = fn.cuModuleGetFunction(&kernel.function, in, name.c_str());

@@ -122,7 +122,7 @@ CUevent Recorder::event(Call &call) {
     device_.check(fn_.cuEventCreate(&made, CU_EVENT_BLOCKING_SYNC), "cuEventCreate");
     call.events.push_back(made);
   }
-  const CUevent event = call.events[call.events_used++];
+  CUevent event = call.events[call.events_used++];
   device_.check(fn_.cuEventRecord(event, call.stream), "cuEventRecord");
   return event;
 }
@@ -171,7 +171,7 @@ bool Recorder::detailed() const { return device_.log.fn && device_.log.level >= 
 
 void Recorder::stage_done(const char *name) {
   if (!detailed() || !call_ || !call_->measured) return;
-  const CUevent made = event(*call_);
+  CUevent made = event(*call_);
   call_->stages.emplace_back(name, made);
 }
 
@@ -193,7 +193,7 @@ void Recorder::log_stages(const Call &call) const {
 
 void Recorder::mark(Mark mark) {
   if (!call_ || call_->captured) return;
-  const CUevent made = event(*call_);
+  CUevent made = event(*call_);
   call_->marks.emplace_back(mark, made);
 }
 

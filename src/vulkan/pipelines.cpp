@@ -39,7 +39,7 @@ const Kernel &Pipelines::get(const KernelKey &key) {
   };
   try {
     check_limits(key);
-    const VkShaderModule module = shader_module(key);
+    VkShaderModule module = shader_module(key);
     const Layout layouts = layout(key.bindings, key.push_bytes);
     compiling_.insert(key);
     lock.unlock();

@@ -120,7 +120,7 @@ const BackendFns &RecordingDevice::functions() {
 class VulkanPlan final : public Plan {
 public:
   VulkanPlan(std::shared_ptr<Context> context, std::shared_ptr<const Model> model, PlannedDesc desc, double part_flops)
-      : Plan(std::move(context)), model_(std::move(model)), desc_(std::move(desc)), part_flops_(part_flops) {
+      : Plan(std::move(context)), model_(std::move(model)), desc_(desc), part_flops_(part_flops) {
     std::visit(
         [&](auto &d) {
           arrays_.own(d.sequences);
@@ -316,7 +316,7 @@ void VulkanPlan::record(const Recording &recording) {
   wanted.first_part = recording.first_part;
   wanted.parts = recording.parts;
   device_->recorder = std::make_unique<Recorder>(gpu, wanted);
-  run(std::move(desc), layer);
+  run(desc, layer);
 }
 
 }  // namespace
@@ -324,7 +324,7 @@ void VulkanPlan::record(const Recording &recording) {
 std::shared_ptr<Plan> Plan::make(std::shared_ptr<Context> context, std::shared_ptr<const Model> model, PlannedDesc desc,
                                  double part_flops) {
   SEER_REQUIRE(!model || model->context().same_device(*context), Status::bad_handle, "model belongs to another device");
-  auto plan = std::make_shared<VulkanPlan>(context, std::move(model), std::move(desc), part_flops);
+  auto plan = std::make_shared<VulkanPlan>(context, std::move(model), desc, part_flops);
   auto &device = static_cast<VulkanDevice &>(context->device());
   const uint64_t ticket =
       context->submit([plan, &device](Pipeline &, Exec &, CallStats &) { plan->prepare(device); }, 0, {});
