@@ -29,7 +29,8 @@ struct DeviceInfo {
 
 // What the planner needs to know of a device.
 struct DeviceLimits {
-  bool attend_rotates = false;  // attend applies RoPE itself; else the pipeline asks pool for rotated copies
+  // attend applies RoPE itself to q, to k; else the pipeline asks pool for rotated copies.
+  bool attend_rotates_q = false, attend_rotates_k = false;
   int64_t max_head_dim = 256;
   int64_t alignment = 64;  // of workspace parts, bytes
   // Bytes of workspace for pooled tokens and gate vectors, above which the gate goes through the KV heads in several

@@ -237,9 +237,11 @@ struct Pipeline::Impl {
     }
   }
 
-  // pool, project, score, select. `rotate` (null = no) also gets rotated copies of q and k for attend.
+  // pool, project, score, select. `rotate` (null = no) also gets rotated copies for attend: of q and of k, where these
+  // have memory.
   void run_gate(Exec &exec, const GateCall &call, std::span<const Sequence> sequences, const Plan &plan,
-                const BlockMaskView *mask, const AttendCall *rotate, TokenView *rotated_q, TokenView *rotated_k) {
+                const BlockMaskView *mask, const AttendCall *rotate, const TokenView &rotated_q,
+                const TokenView &rotated_k) {
     const GateConfig &config = *call.config;
     int64_t length = 0, k_blocks = 0, k_tokens = 0;
     for (const Sequence &s : sequences) {
@@ -249,13 +251,11 @@ struct Pipeline::Impl {
     }
     const RopeUse gate_rope = rope(call.rope, config.gate_dim, length, k_blocks, config.block_size);
     const RopeUse token_rope = rotate ? rope(rotate->rope, config.head_dim, length, k_tokens, 1) : RopeUse{};
-    GatePass pass{.call = call, .sequences = sequences, .plan = plan, .mask = mask, .rotates = rotate != nullptr};
+    GatePass pass{.call = call, .sequences = sequences, .plan = plan, .mask = mask};
     pass.gate_rope = gate_rope.view();
     pass.token_rope = token_rope.view();
-    if (rotate) {
-      pass.rotated_q = *rotated_q;
-      pass.rotated_k = *rotated_k;
-    }
+    pass.rotated_q = rotated_q;
+    pass.rotated_k = rotated_k;
     for (pass.head = 0; pass.head < config.kv_heads; pass.head += plan.pass_kv_heads) {
       pass.heads = std::min(plan.pass_kv_heads, config.kv_heads - pass.head);
       run_pass(exec, pass);
@@ -268,8 +268,7 @@ struct Pipeline::Impl {
     std::span<const Sequence> sequences;
     const Plan &plan;
     const BlockMaskView *mask;
-    bool rotates;
-    TokenView rotated_q{}, rotated_k{};
+    TokenView rotated_q{}, rotated_k{};  // without memory: not wanted
     RopeView gate_rope{}, token_rope{};
     int64_t head = 0, heads = 0;
   };
@@ -291,16 +290,14 @@ struct Pipeline::Impl {
     pool.x = some_heads(call.q, q_head, q_heads);
     pool.pool_bits = config.q_pool;
     pool.pooled = at<float>(plan.pooled_q);
-    if (pass.rotates) {
-      pool.rotated = some_heads(pass.rotated_q, q_head, q_heads);
-      pool.rope = pass.token_rope;
-    }
+    pool.rope = pass.token_rope;
+    pool.rotated = some_heads(pass.rotated_q, q_head, q_heads);
     stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
     pool.side = Side::k;
     pool.x = some_heads(call.k, kv_head, kv_heads);
     pool.pool_bits = config.k_pool;
     pool.pooled = at<float>(plan.pooled_k);
-    if (pass.rotates) pool.rotated = some_heads(pass.rotated_k, kv_head, kv_heads);
+    pool.rotated = some_heads(pass.rotated_k, kv_head, kv_heads);
     stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
 
     ProjectArgs project{.sequences = pass.sequences, .side = Side::q, .block = block};
@@ -346,13 +343,14 @@ struct Pipeline::Impl {
   }
 
   void run_attend(Exec &exec, const AttendCall &call, std::span<const Sequence> sequences, int64_t block,
-                  const Plan &plan, const BlockMaskView &mask, const TokenView &q, const TokenView &k, bool rotate) {
+                  const Plan &plan, const BlockMaskView &mask, const TokenView &q, const TokenView &k, bool rotate_q,
+                  bool rotate_k) {
     int64_t length = 0, tokens = 0;
     for (const Sequence &s : sequences) {
       length = std::max(length, rope_length(s));
       tokens = std::max(tokens, s.k_len);
     }
-    const RopeUse use = rotate ? rope(call.rope, q.dim, length, tokens, 1) : RopeUse{};
+    const RopeUse use = rotate_q || rotate_k ? rope(call.rope, q.dim, length, tokens, 1) : RopeUse{};
     const AttendArgs args{.sequences = sequences,
                           .block = block,
                           .q = q,
@@ -362,7 +360,8 @@ struct Pipeline::Impl {
                           .lse = call.lse,
                           .mask = mask,
                           .scale = call.scale,
-                          .rope = use.view(),
+                          .q_rope = rotate_q ? use.view() : RopeView{},
+                          .k_rope = rotate_k ? use.view() : RopeView{},
                           .scratch = at<void>(plan.scratch)};
     stage(exec, uint64_t(total_q_blocks(sequences, block) * q.heads),
           [&](Exec &e) { device.fns->attend(device, e, args); });
@@ -432,20 +431,21 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   const Plan plan = impl.prepare(problem, stats);
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : gate.mask;
 
-  // Where attend does not rotate, pool leaves rotated copies of q and k on its one pass over them.
-  const bool copies = problem.rotate && !impl.device.limits.attend_rotates;
-  TokenView q = gate.q, k = gate.k;
-  if (copies && !sequences.empty()) {
-    q = Impl::rotated_view(gate.q, impl.at<void>(plan.rotated_q), sequences.front().q_len);
-    k = Impl::rotated_view(gate.k, impl.at<void>(plan.rotated_k), sequences.front().k_len);
-  }
+  // Of what attend does not rotate, pool leaves a rotated copy on its one pass over q and k.
+  const bool copy_q = problem.rotate && !impl.device.limits.attend_rotates_q;
+  const bool copy_k = problem.rotate && !impl.device.limits.attend_rotates_k;
+  TokenView q = gate.q, k = gate.k, rotated_q{}, rotated_k{};
+  if (copy_q && !sequences.empty())
+    q = rotated_q = Impl::rotated_view(gate.q, impl.at<void>(plan.rotated_q), sequences.front().q_len);
+  if (copy_k && !sequences.empty())
+    k = rotated_k = Impl::rotated_view(gate.k, impl.at<void>(plan.rotated_k), sequences.front().k_len);
   const bool by_length = rope_depends_on_length(gate.rope) || rope_depends_on_length(attend.rope);
   Impl::each_rope_group(sequences, by_length, [&](std::span<const Sequence> group) {
     timed.mark(Mark::gate_begin);
-    impl.run_gate(exec, gate, group, plan, &mask, copies ? &attend : nullptr, &q, &k);
+    impl.run_gate(exec, gate, group, plan, &mask, copy_q || copy_k ? &attend : nullptr, rotated_q, rotated_k);
     timed.mark(Mark::gate_end);
     timed.mark(Mark::attend_begin);
-    impl.run_attend(exec, attend, group, block, plan, mask, q, k, problem.rotate && !copies);
+    impl.run_attend(exec, attend, group, block, plan, mask, q, k, problem.rotate && !copy_q, problem.rotate && !copy_k);
     timed.mark(Mark::attend_end);
   });
   if (gate.mask_bytes.bytes)
@@ -468,7 +468,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
   timed.mark(Mark::gate_begin);
   Impl::each_rope_group(sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
-    impl.run_gate(exec, call, group, plan, want_mask ? &mask : nullptr, nullptr, nullptr, nullptr);
+    impl.run_gate(exec, call, group, plan, want_mask ? &mask : nullptr, nullptr, {}, {});
   });
   if (call.mask_bytes.bytes)
     impl.convert(exec, sequences, block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, true);
@@ -513,28 +513,36 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
     mask = impl.own_mask(plan);
     impl.convert(exec, call.sequences, call.block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, false);
   }
-  const bool copies = problem.rotate && !impl.device.limits.attend_rotates;
+  const bool copy_q = problem.rotate && !impl.device.limits.attend_rotates_q;
+  const bool copy_k = problem.rotate && !impl.device.limits.attend_rotates_k;
   Impl::each_rope_group(call.sequences, rope_depends_on_length(call.rope), [&](std::span<const Sequence> group) {
     TokenView q = call.q, k = call.k;
-    if (copies) {
+    if (copy_q || copy_k) {
       int64_t length = 0, tokens = 0;
       for (const Sequence &s : group) {
         length = std::max(length, rope_length(s));
         tokens = std::max(tokens, s.k_len);
       }
       const Impl::RopeUse use = impl.rope(call.rope, call.q.dim, length, tokens, 1);
-      q = Impl::rotated_view(call.q, impl.at<void>(plan.rotated_q), call.sequences.front().q_len);
-      k = Impl::rotated_view(call.k, impl.at<void>(plan.rotated_k), call.sequences.front().k_len);
-      PoolArgs args{.sequences = group, .side = Side::q, .block = call.block, .x = call.q};
+      PoolArgs args{.sequences = group, .block = call.block};
       args.rope = use.view();
-      args.rotated = q;
-      impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
-      args.side = Side::k;
-      args.x = call.k;
-      args.rotated = k;
-      impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
+      if (copy_q) {
+        q = Impl::rotated_view(call.q, impl.at<void>(plan.rotated_q), call.sequences.front().q_len);
+        args.side = Side::q;
+        args.x = call.q;
+        args.rotated = q;
+        impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
+      }
+      if (copy_k) {
+        k = Impl::rotated_view(call.k, impl.at<void>(plan.rotated_k), call.sequences.front().k_len);
+        args.side = Side::k;
+        args.x = call.k;
+        args.rotated = k;
+        impl.stage(exec, 0, [&](Exec &e) { impl.device.fns->pool(impl.device, e, args); });
+      }
     }
-    impl.run_attend(exec, call, group, call.block, plan, mask, q, k, problem.rotate && !copies);
+    impl.run_attend(exec, call, group, call.block, plan, mask, q, k, problem.rotate && !copy_q,
+                    problem.rotate && !copy_k);
   });
   timed.mark(Mark::attend_end);
   timed.end(plan);

@@ -85,11 +85,11 @@ Plan make_plan(const Problem &problem, const DeviceLimits &limits) {
     if (!problem.cached) plan.gate_k = layout.add(4, sizes.gate_k);
   }
   if (problem.own_mask) plan.mask = layout.add(4, problem.q_heads, plan.q_rows, plan.mask_row_words);
-  if (problem.rotate && !limits.attend_rotates) {
-    const int64_t bytes = element_size(problem.dtype);
+  const int64_t bytes = element_size(problem.dtype);
+  if (problem.rotate && !limits.attend_rotates_q)
     plan.rotated_q = layout.add(bytes, q_tokens, problem.q_heads, problem.head_dim);
+  if (problem.rotate && !limits.attend_rotates_k)
     plan.rotated_k = layout.add(bytes, k_tokens, problem.kv_heads, problem.head_dim);
-  }
   plan.scratch = layout.add(1, static_cast<int64_t>(problem.scratch));
   plan.workspace_bytes = layout.end();
   return plan;

@@ -66,7 +66,7 @@ enum class Side { q, k };
 
 // x: q or k before RoPE. Writes pooled f32 [row][head][pools * dim] in order max, min, avg, for blocks 0.. of Q (rows
 // from q_row) or blocks cached_blocks.. of K (rows from k_pool_row); a short last block pools the tokens it has.
-// rotated, if present: x with `rope` applied at token positions, all tokens; for backends whose attend does not rotate.
+// rotated, if present: x with `rope` applied at token positions, all tokens; for backends whose attend does not rotate it.
 struct PoolArgs {
   std::span<const Sequence> sequences{};
   Side side = Side::q;
@@ -131,8 +131,9 @@ struct SelectArgs {
   void *scratch = nullptr;       // as many bytes as the backend's select_scratch asks for; undefined contents
 };
 
-// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q and k first if rope is set (only
-// where the backend says attend_rotates). A row that keeps nothing, or sees no key, gives 0 and lse -inf.
+// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q by q_rope and on k by k_rope first, if
+// they are set: only where the backend says attend_rotates_q, attend_rotates_k. A row that keeps nothing, or sees no
+// key, gives 0 and lse -inf.
 struct AttendArgs {
   std::span<const Sequence> sequences{};
   int64_t block = 64;
@@ -140,7 +141,7 @@ struct AttendArgs {
   FloatView lse{};       // data null: not wanted
   BlockMaskView mask{};  // words null: dense
   double scale = 0;
-  RopeView rope{};
+  RopeView q_rope{}, k_rope{};
   void *scratch = nullptr;  // as many bytes as the backend's attend_scratch asks for; undefined contents
 };
 

@@ -143,7 +143,7 @@ bool pack_block(const AttendArgs &args, const Sequence &seq, int64_t kv_head, in
     for (int64_t i = 0; i < 16; i++) {
       const int64_t key = g * 16 + i;
       if (key < count)
-        load_row(args.k.at<const uint16_t>(seq.batch, seq.k_begin + begin + key, kv_head), dim, padded, args.rope,
+        load_row(args.k.at<const uint16_t>(seq.batch, seq.k_begin + begin + key, kv_head), dim, padded, args.k_rope,
                  begin + key, false, row, keys + i * padded);
       else
         std::memset(keys + i * padded, 0, static_cast<size_t>(padded) * sizeof(uint16_t));
@@ -382,7 +382,7 @@ void attend_tile(const AttendTile &tile, std::byte *scratch) {
     s.max[r] = -kInf;
     s.sum[r] = 0;
     if (r < tile.rows)
-      load_row(args.q.at<const uint16_t>(seq.batch, seq.q_begin + tile.row + r, tile.head), dim, padded, args.rope,
+      load_row(args.q.at<const uint16_t>(seq.batch, seq.q_begin + tile.row + r, tile.head), dim, padded, args.q_rope,
                seq.offset() + tile.row + r, args.scale < 0, s.row, s.keys);
     else
       std::memset(s.keys, 0, static_cast<size_t>(padded) * sizeof(uint16_t));

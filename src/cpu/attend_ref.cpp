@@ -22,7 +22,7 @@ void attend_ref(Workers &workers, const AttendArgs &args) {
       for (int64_t t = 0; t < s.k_len; ++t) {
         float *key = &k[static_cast<size_t>((h * s.k_len + t) * dim)];
         load_row(args.k, s.batch, s.k_begin + t, h, key);
-        rotate(key, args.rope, t);
+        rotate(key, args.k_rope, t);
         load_row(args.v, s.batch, s.k_begin + t, h, &v[static_cast<size_t>((h * s.k_len + t) * v_dim)]);
       }
 
@@ -35,7 +35,7 @@ void attend_ref(Workers &workers, const AttendArgs &args) {
         const uint32_t *mask = args.mask.words ? args.mask.row(s.batch, h, s.mask_row + r) : nullptr;
         for (int64_t i = r * args.block; i < std::min((r + 1) * args.block, s.q_len); ++i) {
           load_row(args.q, s.batch, s.q_begin + i, h, q.data());
-          rotate(q.data(), args.rope, s.offset() + i);
+          rotate(q.data(), args.q_rope, s.offset() + i);
 
           keys.clear();
           for (int64_t t = 0; t <= s.offset() + i; ++t)

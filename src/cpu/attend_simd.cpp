@@ -237,9 +237,9 @@ void attend_tile(const AttendTile &tile, std::byte *scratch) {
       continue;
     }
     widen_row(args.q.at<const T>(seq.batch, seq.q_begin + tile.row + r, tile.head), dim, q);
-    if (args.rope.inv_freq) {
-      const int64_t at = (seq.offset() + tile.row + r) * args.rope.half;
-      rotate_row(args.rope.cos + at, args.rope.sin + at, args.rope.half, q);
+    if (args.q_rope.inv_freq) {
+      const int64_t at = (seq.offset() + tile.row + r) * args.q_rope.half;
+      rotate_row(args.q_rope.cos + at, args.q_rope.sin + at, args.q_rope.half, q);
     }
     narrow_row(q, scale, dim, q);
   }
@@ -277,9 +277,9 @@ bool pack_block(const AttendArgs &args, const Sequence &seq, int64_t kv_head, in
   for (int64_t i = 0; i < block; i++) {
     if (i < keys) {
       widen_row(args.k.at<const T>(seq.batch, seq.k_begin + begin + i, kv_head), dim, row);
-      if (args.rope.inv_freq) {
-        const int64_t at = (begin + i) * args.rope.half;
-        rotate_row(args.rope.cos + at, args.rope.sin + at, args.rope.half, row);
+      if (args.k_rope.inv_freq) {
+        const int64_t at = (begin + i) * args.k_rope.half;
+        rotate_row(args.k_rope.cos + at, args.k_rope.sin + at, args.k_rope.half, row);
       }
     } else {
       std::memset(row, 0, sizeof row);

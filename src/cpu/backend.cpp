@@ -107,7 +107,7 @@ std::unique_ptr<Device> create(const DeviceParams &params) {
   device->info.detail = params.reference
                             ? std::string("reference kernels")
                             : device->info.detail + ", " + std::to_string(device->pool.size()) + " threads";
-  device->limits.attend_rotates = true;
+  device->limits.attend_rotates_q = device->limits.attend_rotates_k = true;
   device->limits.max_head_dim = 1 << 16;
   device->limits.alignment = int64_t{kAlignment};
   device->log = params.log;

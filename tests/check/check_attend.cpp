@@ -84,20 +84,23 @@ void check(Checker &c, const Case &p, const Shape &shape) {
   struct Expected {
     naive::Attended truth, single;
   };
-  std::optional<Expected> expected[2];  // without and with RoPE
-  const auto expect = [&](bool rotate) -> const Expected & {
-    args.rope = rotate ? rope.view() : RopeView{};
-    if (!expected[rotate])
-      expected[rotate] = {naive::attend<double>(args, DType::none),
-                          naive::attend<float>(args, p.dtype == DType::f32 ? DType::none : p.dtype)};
-    return *expected[rotate];
+  std::optional<Expected> expected[2][2];  // without and with RoPE of q, of k
+  const auto expect = [&](bool rotate_q, bool rotate_k) -> const Expected & {
+    args.q_rope = rotate_q ? rope.view() : RopeView{};
+    args.k_rope = rotate_k ? rope.view() : RopeView{};
+    std::optional<Expected> &found = expected[rotate_q][rotate_k];
+    if (!found)
+      found = {naive::attend<double>(args, DType::none),
+               naive::attend<float>(args, p.dtype == DType::f32 ? DType::none : p.dtype)};
+    return *found;
   };
   // f32 logits of the size of 64 are only good to some 1e-5, and weights are as good as their logits.
   const double slack = p.kind == Fill::large ? 1e-4 : 2e-6;
 
   c.each_target([&](Target &target) {
-    // A backend whose attend does not rotate gets the same case without RoPE.
-    const auto &[truth, single] = expect(p.rotate && target.device->limits.attend_rotates);
+    // What a backend's attend does not rotate comes without RoPE.
+    const DeviceLimits &limits = target.device->limits;
+    const auto &[truth, single] = expect(p.rotate && limits.attend_rotates_q, p.rotate && limits.attend_rotates_k);
     Image got = out, got_lse = lse;
     DeviceCopy on_q(target, q), on_k(target, k), on_v(target, v), on_mask(target, mask);
     DeviceCopy on_out(target, got), on_lse(target, got_lse);

@@ -60,7 +60,8 @@ void check(Checker &c, const Case &p, const Shape &shape) {
       call.rotated = rotate ? rotated.tokens(on_rotated.address(), on_rotated.handle()) : TokenView{};
       const auto stage = [&](Exec &exec) { target.fns().pool(*target.device, exec, call); };
       Exec exec;
-      if (rotate == target.device->limits.attend_rotates)
+      const DeviceLimits &limits = target.device->limits;
+      if (rotate == (p.side == Side::q ? limits.attend_rotates_q : limits.attend_rotates_k))
         stage(exec);
       else
         c.run(stage);

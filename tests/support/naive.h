@@ -167,20 +167,21 @@ Attended attend(const AttendArgs &args, DType round) {
   Attended result;
   const Real inf = std::numeric_limits<Real>::infinity();
   const int64_t group = args.q.heads / args.k.heads;
-  const auto load = [&](const TokenView &view, const Sequence &s, int64_t token, int64_t head, int64_t position) {
+  const auto load = [&](const TokenView &view, const Sequence &s, int64_t token, int64_t head, const RopeView &rope,
+                        int64_t position) {
     std::vector<Real> x(static_cast<size_t>(view.dim));
     for (int64_t d = 0; d < view.dim; ++d) x[size_t(d)] = value_of(view, s.batch, token, head, d);
-    rotate(x, args.rope, static_cast<double>(position));
+    rotate(x, rope, static_cast<double>(position));
     for (Real &value : x) value = rounded(value, round);
     return x;
   };
   for (const Sequence &s : args.sequences) {
     std::vector<std::vector<Real>> keys;  // [token][head]
     for (int64_t t = 0; t < s.k_len; ++t)
-      for (int64_t h = 0; h < args.k.heads; ++h) keys.push_back(load(args.k, s, s.k_begin + t, h, t));
+      for (int64_t h = 0; h < args.k.heads; ++h) keys.push_back(load(args.k, s, s.k_begin + t, h, args.k_rope, t));
     for (int64_t i = 0; i < s.q_len; ++i)
       for (int64_t h = 0; h < args.q.heads; ++h) {
-        const std::vector<Real> q = load(args.q, s, s.q_begin + i, h, s.offset() + i);
+        const std::vector<Real> q = load(args.q, s, s.q_begin + i, h, args.q_rope, s.offset() + i);
         std::vector<Real> logits;
         std::vector<int64_t> tokens;
         Real max = -inf;

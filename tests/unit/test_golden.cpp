@@ -200,7 +200,8 @@ void check_case(const Case &c) {
                             .lse = lse.floats(),
                             .mask = mask.mask(),
                             .scale = 1 / std::sqrt(double(dim)),
-                            .rope = rope.view});
+                            .q_rope = rope.view,
+                            .k_rope = rope.view});
   std::vector<double> got_out, got_lse;
   const auto out_rows = c.read<int32_t>("out_rows");
   for (int64_t b = 0; b < batches; ++b)

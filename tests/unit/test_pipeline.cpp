@@ -50,14 +50,16 @@ struct Tokens {
   }
 };
 
-// The CPU's reference device, but one that wants rotated copies, as GPUs do.
+// The CPU's reference device, but one that wants rotated copies, of q and k or of k alone, as GPUs do.
 struct CopyingDevice {
   std::unique_ptr<Device> device;
-  explicit CopyingDevice(bool attend_rotates = true) {
+  explicit CopyingDevice(bool attend_rotates = true) : CopyingDevice(attend_rotates, attend_rotates) {}
+  CopyingDevice(bool rotates_q, bool rotates_k) {
     DeviceParams params;
     params.reference = true;
     device = create_device(BackendKind::cpu, params);
-    device->limits.attend_rotates = attend_rotates;
+    device->limits.attend_rotates_q = rotates_q;
+    device->limits.attend_rotates_k = rotates_k;
   }
 };
 
@@ -137,13 +139,17 @@ TEST_CASE("pipeline: rotating inside attend equals rotated copies made by pool")
   Model model(1);
   Tokens q(300, kHeads, 2), k(300, kKvHeads, 3), v(300, kKvHeads, 4);
   const std::vector<Sequence> one = {sequence(300, 300)};
-  CopyingDevice rotates(true), copies(false);
-  Pipeline a(*rotates.device), b(*copies.device);
+  CopyingDevice rotates(true), copies(false), copies_k(true, false);
+  Pipeline a(*rotates.device), b(*copies.device), c(*copies_k.device);
   const Result x = prefill(a, model, q, k, v, one, threshold(0.1));
   const Result y = prefill(b, model, q, k, v, one, threshold(0.1));
+  const Result z = prefill(c, model, q, k, v, one, threshold(0.1));
   CHECK(x.mask == y.mask);
+  CHECK(x.mask == z.mask);
   CHECK(distance(x.out, y.out) < 1e-6);
-  CHECK(y.stats.workspace_bytes > x.stats.workspace_bytes);
+  CHECK(distance(x.out, z.out) < 1e-6);
+  CHECK(y.stats.workspace_bytes - z.stats.workspace_bytes >= 300 * kHeads * kDim * sizeof(float));
+  CHECK(z.stats.workspace_bytes - x.stats.workspace_bytes >= 300 * kKvHeads * kDim * sizeof(float));
   CHECK(x.stats.select.blocks_causal == uint64_t(kHeads * 10 * 11 / 2));
   CHECK(x.stats.select.blocks_kept < x.stats.select.blocks_causal);
   CHECK(x.stats.select.blocks_kept > 0);

@@ -69,9 +69,13 @@ TEST_CASE("plan: a backend that rotates in attend needs no copies, an attention 
   std::vector<Sequence> sequences(1);
   sequences[0].q_len = sequences[0].k_len = 640;
   DeviceLimits limits;
-  limits.attend_rotates = true;
+  limits.attend_rotates_q = true;
   const GateConfig gate = llama_gate();
   Plan plan = make_plan(problem_of(sequences, &gate), limits);
+  CHECK(plan.rotated_q.size == 0);
+  CHECK(plan.rotated_k.size == uint64_t{640} * 8 * 128 * 2);
+  limits.attend_rotates_k = true;
+  plan = make_plan(problem_of(sequences, &gate), limits);
   CHECK(plan.rotated_q.size == 0);
   CHECK(plan.rotated_k.size == 0);
   Problem attention = problem_of(sequences, nullptr);

@@ -301,7 +301,8 @@ TEST_CASE("attend_ref") {
                  uniform(random, 1, 3), dim, dtypes[round % 3], layouts[round / 3 % 3], 0.5);
     if (round % 6 == 5) c.args.mask = {};
     const Rope rope(dim, c.batch.k_tokens + 1, 1);
-    if (round % 2) c.args.rope = rope.view;
+    if (round % 2) c.args.q_rope = rope.view;
+    if (round % 4 < 2) c.args.k_rope = rope.view;
     Ref ref;
     cpu::attend_ref(ref.workers, c.args);
     const naive::Attended truth = naive::attend<double>(c.args, DType::none);
