@@ -8,6 +8,14 @@ namespace seer::capi {
 
 using ull = unsigned long long;
 
+namespace {
+
+bool is_empty(const seer_tensor &t) {
+  return std::find(t.shape, t.shape + std::clamp(t.ndim, 0, 4), 0) != t.shape + std::clamp(t.ndim, 0, 4);
+}
+
+}  // namespace
+
 // The enumerations that are passed on by value.
 static_assert(int(Status::ok) == SEER_OK && int(Status::not_ready) == SEER_NOT_READY &&
               int(Status::timeout) == SEER_TIMEOUT && int(Status::invalid_argument) == SEER_ERROR_INVALID_ARGUMENT &&
@@ -111,9 +119,13 @@ Tensor tensor(const seer_tensor &in, const char *name, const Context &context, C
     t.mem = backend == BackendKind::cuda ? Mem::cuda : backend == BackendKind::vulkan ? Mem::vulkan : Mem::host;
     pins.push_back(buffer);
   }
-  SEER_REQUIRE(in.offset <= size || (t.mem == Mem::cuda && size == 0), Status::out_of_bounds,
-               "%s.offset is %llu; its memory has %llu bytes", name, ull(in.offset), ull(size));
-  t.size = size ? size - in.offset : 0;
+  const bool known = in.mem != SEER_MEM_CUDA || size > 0;
+  SEER_REQUIRE(!known || in.offset <= size, Status::out_of_bounds, "%s.offset is %llu; its memory has %llu bytes", name,
+               ull(in.offset), ull(size));
+  t.size = known ? size - in.offset : 0;
+  // To Tensor 0 is an unknown size of device memory; none left is another thing.
+  SEER_REQUIRE(!known || t.mem != Mem::cuda || t.size > 0 || is_empty(in), Status::out_of_bounds,
+               "%s.offset is %llu, the end of its memory", name, ull(in.offset));
   if (in.mem == SEER_MEM_VULKAN) {
     t.offset = in.offset;
     if (backend == BackendKind::vulkan && in.vk_buffer) {
