@@ -68,8 +68,18 @@ std::string map_refusal(const TokenView &view, const char *name, int64_t tokens,
   return {};
 }
 
+const Kernel &hopper_kernel(CudaDevice &device, const AttendArgs &args) {
+  return device.kernel("attend_sm90",
+                       std::string("attend_") + dtype_name(args.q.dtype) + "_" + std::to_string(args.q.dim));
+}
+
+int64_t list_words(const Work &work) { return ceil_div(ceil_div(work.longest, kRows), 32); }
+uint64_t hopper_shared(const Kernel &kernel, const Work &work) {
+  return uint64_t(kernel.shared) + 4 * (2 * (kRowGroups + 1) * uint64_t(list_words(work)) + 1);
+}
+
 // Why the Hopper kernel cannot run a call; empty: it can.
-std::string hopper_refusal(const CudaDevice &device, const AttendArgs &args, const Work &work) {
+std::string hopper_refusal(CudaDevice &device, const AttendArgs &args, const Work &work) {
   if (device.caps.sm != 90) return "the device is not of compute capability 9.0";
   if (args.q.dtype == DType::f32) return "its type is f32";
   if (args.q.dim != 64 && args.q.dim != 128) return "its head dim is " + std::to_string(args.q.dim);
@@ -79,6 +89,8 @@ std::string hopper_refusal(const CudaDevice &device, const AttendArgs &args, con
   if (std::string why = map_refusal(args.k, "k", work.k_tokens, work.batches); !why.empty()) return why;
   if (std::string why = map_refusal(args.v, "v", work.k_tokens, work.batches); !why.empty()) return why;
   if (std::string why = map_refusal(args.out, "out", work.q_tokens, work.batches); !why.empty()) return why;
+  const Kernel &kernel = hopper_kernel(device, args);
+  if (hopper_shared(kernel, work) > uint64_t(kernel.max_shared)) return "its lists do not fit in shared memory";
   return {};
 }
 
@@ -119,7 +131,7 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   p.scale_log2 = float(std::max(args.scale * kLog2e, kLeastScale));
   p.heads = int32_t(args.q.heads);
   p.group = int32_t(args.q.heads / args.k.heads);
-  p.list_words = int32_t(ceil_div(ceil_div(work.longest, kRows), 32));
+  p.list_words = int32_t(list_words(work));
   p.items = int32_t(work.items);
   p.sequences = int32_t(work.sequences.size());
   p.section = int32_t(std::clamp<int64_t>(kSectionBytes / (work.longest * args.q.dim * 4), 1, args.k.heads));
@@ -134,13 +146,11 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   const CUtensorMap q = encode_map(device, args.q, work.q_tokens, work.batches);
   const CUtensorMap k = encode_map(device, args.k, work.k_tokens, work.batches);
   const CUtensorMap v = encode_map(device, args.v, work.k_tokens, work.batches);
-  const std::string name = std::string("attend_") + dtype_name(args.q.dtype) + "_" + std::to_string(args.q.dim);
-  const Kernel &kernel = device.kernel("attend_sm90", name);
-  const uint64_t lists = 4 * (2 * (kRowGroups + 1) * uint64_t(p.list_words) + 1);
+  const Kernel &kernel = hopper_kernel(device, args);
   recorder.launch(kernel,
                   {.blocks = uint64_t(std::min<int64_t>(device.caps.multiprocessors, work.items)),
                    .threads = kThreads,
-                   .shared = uint64_t(kernel.shared) + lists,
+                   .shared = hopper_shared(kernel, work),
                    .overlap = true},
                   q, k, v, p);
 }
