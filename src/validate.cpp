@@ -117,8 +117,8 @@ private:
                  (unsigned long long)bytes, (unsigned long long)t.size);
     if (t.mem == Mem::cuda && device_.fns->reachable) {
       const uint64_t size = device_.fns->reachable(device_, t.data, bytes);
-      SEER_REQUIRE(size > 0, Status::memory_kind, "%s starts at %p, which is no memory that %s can use", name, t.data,
-                   device_.info.name.c_str());
+      SEER_REQUIRE(size > 0, Status::memory_kind, "%s starts at %p, which is no memory that %s device %d (%s) can use",
+                   name, t.data, device_.fns->name, int(device_.info.ordinal), device_.info.name.c_str());
       SEER_REQUIRE(bytes <= size, Status::out_of_bounds,
                    "%s reaches over %llu bytes from its first element; the driver knows of %llu", name,
                    (unsigned long long)bytes, (unsigned long long)size);

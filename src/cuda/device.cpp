@@ -17,6 +17,7 @@ bool is_sticky(CUresult result) {
   switch (result) {
     case CUDA_ERROR_ECC_UNCORRECTABLE:
     case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+    case CUDA_ERROR_CONTAINED:
     case CUDA_ERROR_ILLEGAL_ADDRESS:
     case CUDA_ERROR_LAUNCH_TIMEOUT:
     case CUDA_ERROR_CONTEXT_IS_DESTROYED:
@@ -26,7 +27,10 @@ bool is_sticky(CUresult result) {
     case CUDA_ERROR_MISALIGNED_ADDRESS:
     case CUDA_ERROR_INVALID_ADDRESS_SPACE:
     case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED: return true;
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
+    case CUDA_ERROR_MPS_CLIENT_TERMINATED:
+    case CUDA_ERROR_EXTERNAL_DEVICE: return true;
     default: return false;
   }
 }
@@ -144,33 +148,44 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   limits.alignment = 256;
   limits.gate_bytes = kGateBytes;
   if (const char *mb = std::getenv("SEER_CUDA_GATE_MB")) limits.gate_bytes = std::atoll(mb) << 20;
-  recorder = std::make_unique<Recorder>(*this);
-  rope = std::make_unique<RopeTables>(*this);
-  CUdeviceptr words = 0;
-  constexpr size_t bytes = 2 * sizeof *counter + 2 * sizeof *clocks;
-  check(fn.cuMemAlloc(&words, bytes), "cuMemAlloc");
-  clocks = reinterpret_cast<uint64_t *>(words);
-  counter = reinterpret_cast<uint32_t *>(clocks + 2);
-  recorder->fill_zero(clocks, bytes);
-  check(fn.cuStreamSynchronize(recorder->stream()), "cuStreamSynchronize");  // calls go to other streams too
+  try {
+    recorder = std::make_unique<Recorder>(*this);
+    rope = std::make_unique<RopeTables>(*this);
+    CUdeviceptr words = 0;
+    constexpr size_t bytes = 2 * sizeof *counter + 2 * sizeof *clocks;
+    check(fn.cuMemAlloc(&words, bytes), "cuMemAlloc");
+    clocks = reinterpret_cast<uint64_t *>(words);
+    counter = reinterpret_cast<uint32_t *>(clocks + 2);
+    recorder->fill_zero(clocks, bytes);
+    check(fn.cuStreamSynchronize(recorder->stream()), "cuStreamSynchronize");  // calls go to other streams too
+  } catch (...) {
+    release();
+    throw;
+  }
 }
 
 CudaDevice::~CudaDevice() {
   try {
     const Current current(*gpu);
-    rope.reset();
-    recorder.reset();
-    if (clocks) fn.cuMemFree(reinterpret_cast<CUdeviceptr>(clocks));
+    release();
   } catch (const Error &) {
     // the driver is gone, and everything with it
   }
+}
+
+void CudaDevice::release() noexcept {
+  rope.reset();
+  recorder.reset();
+  if (clocks) fn.cuMemFree(reinterpret_cast<CUdeviceptr>(clocks));
 }
 
 std::vector<Caps> devices() {
   const Driver &fn = driver();
   int count = 0;
   std::vector<Caps> all;
-  if (fn.cuDeviceGetCount(&count) != CUDA_SUCCESS) return all;
+  const CUresult result = fn.cuDeviceGetCount(&count);
+  SEER_REQUIRE(result == CUDA_SUCCESS, Status::unsupported,
+               "backend cuda: the driver does not list its devices: %s: %s", fn.name(result), fn.text(result));
   for (int i = 0; i < count; i++) {
     Caps caps;
     if (fn.cuDeviceGet(&caps.device, i) != CUDA_SUCCESS) continue;

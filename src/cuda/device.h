@@ -105,9 +105,13 @@ struct CudaDevice : Device {
   // Throws unsupported if the image has no code for this device.
   const Kernel &kernel(const char *image, const std::string &name) { return gpu->kernel(image, name); }
   void check(CUresult result, const char *what) { gpu->check(result, what); }
+
+private:
+  void release() noexcept;  // with the context current
 };
 
-// The devices that could be used, in the driver's order. Throws unsupported if there is no driver.
+// The devices that could be used, in the driver's order. Throws unsupported if there is no driver, or none that works
+// in this process (in the child of a fork it does not).
 std::vector<Caps> devices();
 DeviceInfo describe(const Caps &caps);
 // The device, opened, or opened before and not lost.

@@ -71,18 +71,18 @@ Recorder::Recorder(CudaDevice &device) : device_(device), fn_(device.fn) {
 }
 
 Recorder::~Recorder() {
-  if (call_) end(nullptr);
+  if (call_) abandon();
   fences_.clear();
   fn_.cuStreamSynchronize(own_);
   for (const auto &call : idle_) destroy(*call);
-  for (const Memory &memory : kept_) free_now(device_, memory);
+  for (const Memory &memory : kept_) free_now(device_, memory, own_);
   if (chain_) fn_.cuEventDestroy(chain_);
   if (aside_) fn_.cuStreamDestroy(aside_);
   fn_.cuStreamDestroy(own_);
 }
 
 void Recorder::destroy(Call &call) noexcept {
-  for (const Memory &memory : call.to_free) free_now(device_, memory);
+  for (const Memory &memory : call.to_free) free_now(device_, memory, own_);
   for (CUevent event : call.events) fn_.cuEventDestroy(event);
   for (const Staging &s : call.staging) {
     fn_.cuMemFreeHost(s.host);
@@ -104,7 +104,7 @@ std::unique_ptr<Recorder::Call> Recorder::take_call() {
 }
 
 void Recorder::recycle(std::unique_ptr<Call> call) noexcept {
-  for (const Memory &memory : call->to_free) free_now(device_, memory);
+  for (const Memory &memory : call->to_free) free_now(device_, memory, own_);
   call->to_free.clear();
   for (Staging &s : call->staging) s.used = 0;
   call->marks.clear();
@@ -127,8 +127,22 @@ CUevent Recorder::event(Call &call) {
   return event;
 }
 
+void Recorder::check_stream(CUstream stream) {
+  CUcontext context = nullptr;
+  if (fn_.cuStreamGetCtx(stream, &context) != CUDA_SUCCESS || context == device_.gpu->context) return;
+  // Another context of the same device may be a part of this one (a green context).
+  CUdevice device = device_.caps.device;
+  if (fn_.cuCtxPushCurrent(context) == CUDA_SUCCESS) {
+    fn_.cuCtxGetDevice(&device);
+    fn_.cuCtxPopCurrent(&context);
+  }
+  SEER_REQUIRE(device == device_.caps.device, Status::invalid_argument,
+               "the stream is of CUDA device %d; the context is on device %d", int(device), int(device_.caps.device));
+}
+
 void Recorder::open(CUstream stream, bool implicit) {
   SEER_REQUIRE(!call_, Status::internal, "a call was begun inside another");
+  if (stream != own_) check_stream(stream);
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   // Of the legacy default stream this fails while another stream is captured: a kernel there would spoil that capture.
   const CUresult result = fn_.cuStreamIsCapturing(stream, &status);
@@ -137,12 +151,17 @@ void Recorder::open(CUstream stream, bool implicit) {
   device_.check(result, "cuStreamIsCapturing");
   SEER_REQUIRE(status != CU_STREAM_CAPTURE_STATUS_INVALIDATED, Status::invalid_argument,
                "the stream's capture has failed already");
+  const bool captured = status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  unsigned long long id = 0;
+  if (!captured) {
+    device_.check(fn_.cuStreamGetId(stream, &id), "cuStreamGetId");
+    if (chained_ && last_stream_ != id) device_.check(fn_.cuStreamWaitEvent(stream, chain_, 0), "cuStreamWaitEvent");
+  }
   auto call = take_call();
   call->stream = stream;
+  call->stream_id = id;
   call->implicit = implicit;
-  call->captured = status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
-  if (!call->captured && chained_ && last_stream_ != stream)
-    device_.check(fn_.cuStreamWaitEvent(stream, chain_, 0), "cuStreamWaitEvent");
+  call->captured = captured;
   stream_ = stream;
   thread_ = std::this_thread::get_id();
   call_ = std::move(call);
@@ -230,7 +249,7 @@ std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
     if (!chain_) device_.check(fn_.cuEventCreate(&chain_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     device_.check(fn_.cuEventRecord(chain_, c.stream), "cuEventRecord");
     chained_ = true;
-    last_stream_ = c.stream;
+    last_stream_ = c.stream_id;
   } catch (...) {
     fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
     c.last = nullptr;
@@ -376,7 +395,7 @@ void Recorder::read(const void *src, void *dst, uint64_t bytes) {
 }
 
 void Recorder::free_later(const Memory &memory) {
-  if (!call_) return free_now(device_, memory);
+  if (!call_) return free_now(device_, memory, own_);
   if (call_->captured) return keep(memory);
   call_->to_free.push_back(memory);
 }

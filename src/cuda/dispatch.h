@@ -65,6 +65,7 @@ public:
   void stage_done(const char *name);
   uint64_t *clocks() const;  // for AttendParams, or null
   CUstream stream() const { return stream_.load(std::memory_order_relaxed); }
+  CUstream own_stream() const { return own_; }  // of calls that have none, and never captured
   bool capturing() const { return call_ && call_->captured; }
   bool recording_here() const { return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
   bool graphs() const { return graphs_; }  // whether graphs may use what calls of this context have used
@@ -105,6 +106,7 @@ private:
   // What a call holds until its work is done; used again by later ones.
   struct Call {
     CUstream stream = nullptr;
+    unsigned long long stream_id = 0;
     bool captured = false, implicit = false, measured = false, has_stats = false;
     std::vector<Staging> staging;
     size_t block = 0;  // of staging, in use
@@ -123,6 +125,7 @@ private:
   class Wait;
 
   std::unique_ptr<Call> take_call();
+  void check_stream(CUstream stream);  // that it is of this device
   void open(CUstream stream, bool implicit);
   void abandon() noexcept;  // the open call, which could not even begin
   CUevent event(Call &call);
@@ -145,7 +148,7 @@ private:
   std::unique_ptr<Call> call_;             // open
   bool graphs_ = false;                    // a call was captured
   // The end of the last call that was not captured, if there was one.
-  CUstream last_stream_ = nullptr;
+  unsigned long long last_stream_ = 0;  // by its id: handles are used again, and one of them is a stream a thread
   CUevent chain_ = nullptr;
   bool chained_ = false;
 

@@ -26,6 +26,7 @@ namespace seer::cuda {
   X(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", (CUdevice))                                       \
   X(cuCtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext))                                                        \
   X(cuCtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext *))                                                        \
+  X(cuCtxGetDevice, "cuCtxGetDevice", (CUdevice *))                                                              \
   X(cuMemAlloc, "cuMemAlloc_v2", (CUdeviceptr *, size_t))                                                        \
   X(cuMemFree, "cuMemFree_v2", (CUdeviceptr))                                                                    \
   X(cuMemHostAlloc, "cuMemHostAlloc", (void **, size_t, unsigned))                                               \
@@ -39,6 +40,8 @@ namespace seer::cuda {
   X(cuStreamSynchronize, "cuStreamSynchronize", (CUstream))                                                      \
   X(cuStreamWaitEvent, "cuStreamWaitEvent", (CUstream, CUevent, unsigned))                                       \
   X(cuStreamIsCapturing, "cuStreamIsCapturing", (CUstream, CUstreamCaptureStatus *))                             \
+  X(cuStreamGetCtx, "cuStreamGetCtx", (CUstream, CUcontext *))                                                   \
+  X(cuStreamGetId, "cuStreamGetId", (CUstream, unsigned long long *))                                            \
   X(cuThreadExchangeStreamCaptureMode, "cuThreadExchangeStreamCaptureMode", (CUstreamCaptureMode *))             \
   X(cuEventCreate, "cuEventCreate", (CUevent *, unsigned))                                                       \
   X(cuEventDestroy, "cuEventDestroy_v2", (CUevent))                                                              \

@@ -12,11 +12,14 @@ Memory alloc(CudaDevice &device, uint64_t bytes) {
                (unsigned long long)bytes);
   const uint64_t size = (std::max<uint64_t>(bytes, 1) + 15) / 16 * 16;
   if (device.allocator.device_alloc) {
-    void *address = device.allocator.device_alloc(device.allocator.user, size, device.recorder->stream());
+    // A call that another thread records has a stream of its own.
+    const Recorder &recorder = *device.recorder;
+    CUstream stream = recorder.recording_here() ? recorder.stream() : recorder.own_stream();
+    void *address = device.allocator.device_alloc(device.allocator.user, size, stream);
     SEER_REQUIRE(address, Status::device_out_of_memory, "the caller's device_alloc gives no %llu bytes",
                  (unsigned long long)size);
     if (reinterpret_cast<uintptr_t>(address) % 16 == 0) return {.address = address, .handle = 0, .size = bytes};
-    device.allocator.device_free(device.allocator.user, address, size, device.recorder->stream());
+    device.allocator.device_free(device.allocator.user, address, size, stream);
     fail(Status::invalid_argument, "the caller's device_alloc gives %p; memory must be aligned to 16 bytes", address);
   }
   CUdeviceptr address = 0;
@@ -27,19 +30,19 @@ Memory alloc(CudaDevice &device, uint64_t bytes) {
   return {.address = reinterpret_cast<void *>(address), .handle = kDriverMemory, .size = bytes};
 }
 
-void free_now(CudaDevice &device, const Memory &memory) noexcept {
+void free_now(CudaDevice &device, const Memory &memory, CUstream stream) noexcept {
   if (!memory.address) return;
   if (memory.handle == kDriverMemory) {
     device.fn.cuMemFree(reinterpret_cast<CUdeviceptr>(memory.address));
     return;
   }
   const uint64_t size = (std::max<uint64_t>(memory.size, 1) + 15) / 16 * 16;
-  device.allocator.device_free(device.allocator.user, memory.address, size, device.recorder->stream());
+  device.allocator.device_free(device.allocator.user, memory.address, size, stream);
 }
 
 void free(CudaDevice &device, const Memory &memory) noexcept {
   Recorder &recorder = *device.recorder;
-  if (!recorder.recording_here()) return free_now(device, memory);
+  if (!recorder.recording_here()) return free_now(device, memory, recorder.own_stream());
   try {
     if (recorder.graphs())
       recorder.keep(memory);  // a graph may use it

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "../backend.h"
+#include "driver.h"
 
 namespace seer::cuda {
 
@@ -15,8 +16,8 @@ constexpr uint64_t kDriverMemory = 1;
 Memory alloc(CudaDevice &device, uint64_t bytes);
 // While a call is recorded on this thread: when its work is done. Else at once, which waits for the device.
 void free(CudaDevice &device, const Memory &memory) noexcept;
-// Without any of that: for memory that nothing uses.
-void free_now(CudaDevice &device, const Memory &memory) noexcept;
+// Without any of that: for memory that nothing uses. `stream` is what the caller's allocator is told.
+void free_now(CudaDevice &device, const Memory &memory, CUstream stream) noexcept;
 
 // Bytes from an address of the caller's to the end of the memory it lies in; 0 if this device cannot use it.
 uint64_t reachable(const CudaDevice &device, const void *address, uint64_t wanted);

@@ -19,7 +19,7 @@ struct Turn {
 
 RopeTables::~RopeTables() {
   for (Entry &entry : entries_)
-    if (entry.memory.size) free_now(device_, entry.memory);
+    if (entry.memory.size) free_now(device_, entry.memory, device_.recorder->own_stream());
 }
 
 RopeTables::Entry &RopeTables::find(const RopeView &rope, int64_t rows) {

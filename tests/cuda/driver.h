@@ -25,21 +25,22 @@ CUresult call(const char *symbol, Args... args) {
   return function ? function(args...) : CUDA_ERROR_NOT_FOUND;
 }
 
-// Of device 0, current on this thread while it lives.
+// Of a device, current on this thread while it lives.
 struct Context {
-  Context() {
+  explicit Context(int device_ = 0) : device(device_) {
     CUcontext context = nullptr;
     call("cuInit", 0u);
-    call("cuDevicePrimaryCtxRetain", &context, 0);
+    call("cuDevicePrimaryCtxRetain", &context, device);
     call("cuCtxPushCurrent_v2", context);
   }
   ~Context() {
     CUcontext context = nullptr;
     call("cuCtxPopCurrent_v2", &context);
-    call("cuDevicePrimaryCtxRelease_v2", 0);
+    call("cuDevicePrimaryCtxRelease_v2", device);
   }
   Context(const Context &) = delete;
   Context &operator=(const Context &) = delete;
+  const int device;
 };
 
 inline size_t free_memory() {

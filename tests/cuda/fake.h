@@ -18,7 +18,7 @@ inline Control &control() {
 
 // A caller's device memory.
 struct Memory {
-  explicit Memory(uint64_t bytes) : address(control().allocate(bytes)), size(bytes) {}
+  explicit Memory(uint64_t bytes, int device = 0) : address(control().allocate(bytes, device)), size(bytes) {}
   ~Memory() { control().release(address); }
   Memory(const Memory &) = delete;
   Memory &operator=(const Memory &) = delete;
@@ -28,7 +28,7 @@ struct Memory {
 
 // A caller's stream.
 struct Stream {
-  Stream() : handle(control().make_stream()) {}
+  explicit Stream(int device = 0) : handle(control().make_stream(device)) {}
   ~Stream() { control().destroy_stream(handle); }
   Stream(const Stream &) = delete;
   Stream &operator=(const Stream &) = delete;

@@ -1,199 +1,8 @@
-#include "fake_driver.h"
+#include "fake_state.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <deque>
-#include <functional>
-#include <map>
-#include <memory>
-#include <mutex>
-#include <set>
-#include <thread>
-
-#include "cuda/driver.h"
-
-using namespace seer::cuda;
+using namespace fake::driver;
 
 namespace {
-
-constexpr int kSharedBase = 213000;  // attend_*_shared
-
-struct Op {
-  std::function<void()> run;  // null: a record of `event`, or a wait for it
-  struct Event *record = nullptr;
-  struct Event *wait = nullptr;
-  uint64_t version = 0;
-};
-
-struct Stream {
-  std::deque<Op> ops;
-  bool capturing = false;
-};
-
-struct Event {
-  Stream *stream = nullptr;  // of the last record
-  uint64_t recorded = 0, done = 0;
-};
-
-struct Function {
-  std::string name;
-};
-struct Module {
-  std::map<std::string, std::unique_ptr<Function>> functions;
-  int shared = kSharedBase;
-};
-
-struct Failure {
-  std::string function;
-  int left = 0;
-  int error = 0;
-  bool sticky = false;
-};
-
-class Driver : public fake::Control {
-public:
-  std::recursive_mutex mutex;
-  std::vector<Failure> failures;
-  int sticky = 0;
-  std::map<std::string, uint64_t> called;
-  std::vector<fake::Launch> launched;
-  std::vector<fake::Map> mapped;
-  std::vector<std::string> wrong;
-  std::map<uintptr_t, uint64_t> device, pinned;
-  std::set<Stream *> streams{};
-  std::set<Event *> events;
-  std::set<Module *> modules;
-  int64_t contexts = 0, peak = 0, limit = INT64_MAX;
-  uint64_t waited = 0;
-  int sm = 90;
-  Stream legacy;
-
-  // 0, or what this call is to give.
-  CUresult enter(const char *name) {
-    ++called[name];
-    ++called[""];
-    if (sticky) return CUresult(sticky);
-    for (Failure &f : failures) {
-      if (!f.function.empty() && f.function != name) continue;
-      if (f.left <= 0 || --f.left > 0) continue;
-      if (f.sticky) sticky = f.error;
-      return CUresult(f.error);
-    }
-    return CUDA_SUCCESS;
-  }
-
-  static bool within(const std::map<uintptr_t, uint64_t> &blocks, uintptr_t at, uint64_t bytes) {
-    auto after = blocks.upper_bound(at);
-    if (after == blocks.begin()) return false;
-    const auto &[start, size] = *--after;
-    return at - start <= size && bytes <= size - (at - start);
-  }
-  void expect(bool ok, const std::string &what) {
-    if (!ok) wrong.push_back(what);
-  }
-  Stream &of(CUstream stream) {
-    if (!stream) return legacy;
-    auto *s = reinterpret_cast<Stream *>(stream);
-    expect(streams.count(s), "a stream that is not there");
-    return *s;
-  }
-
-  void add(Stream &stream, Op op) { stream.ops.push_back(std::move(op)); }
-  bool step(Stream &stream) {
-    if (stream.ops.empty()) return false;
-    Op op = std::move(stream.ops.front());
-    stream.ops.pop_front();
-    if (op.run) op.run();
-    if (op.record) op.record->done = std::max(op.record->done, op.version);
-    if (op.wait) run_to(*op.wait, op.version);
-    return true;
-  }
-  void run_to(Event &event, uint64_t version) {
-    while (event.done < version && event.stream && step(*event.stream)) {
-    }
-  }
-  void run(Stream &stream) {
-    while (step(stream)) {
-    }
-  }
-  void no_capture(const Stream &stream, const char *what) {
-    expect(!stream.capturing, std::string(what) + " on a stream that is captured");
-  }
-
-  void reset() override {
-    std::lock_guard lock(mutex);
-    failures.clear();
-    sticky = 0;
-    called.clear();
-    launched.clear();
-    mapped.clear();
-    wrong.clear();
-    waited = 0;
-    limit = INT64_MAX;
-    sm = 90;
-  }
-  void fail(const std::string &function, int nth, int error, bool is_sticky) override {
-    std::lock_guard lock(mutex);
-    failures.push_back({function, nth, error, is_sticky});
-  }
-  uint64_t calls(const std::string &function) const override {
-    const auto found = called.find(function);
-    return found == called.end() ? 0 : found->second;
-  }
-  std::vector<fake::Launch> launches() const override { return launched; }
-  std::vector<fake::Map> maps() const override { return mapped; }
-  int64_t bytes() const {
-    int64_t sum = 0;
-    for (const auto &[at, size] : device) sum += int64_t(size);
-    return sum;
-  }
-  fake::Counts counts() const override {
-    return {int64_t(device.size()),
-            int64_t(pinned.size()),
-            int64_t(streams.size()),
-            int64_t(events.size()),
-            int64_t(modules.size()),
-            contexts,
-            bytes(),
-            peak};
-  }
-  std::vector<std::string> violations() const override { return wrong; }
-  void *make_stream() override {
-    std::lock_guard lock(mutex);
-    auto *s = new Stream;
-    streams.insert(s);
-    return s;
-  }
-  void destroy_stream(void *stream) override {
-    std::lock_guard lock(mutex);
-    auto *s = static_cast<Stream *>(stream);
-    run(*s);
-    streams.erase(s);
-    delete s;
-  }
-  void capture(void *stream, bool on) override { static_cast<Stream *>(stream)->capturing = on; }
-  void *allocate(uint64_t size) override {
-    std::lock_guard lock(mutex);
-    void *made = std::aligned_alloc(256, (size + 255) / 256 * 256);
-    device[reinterpret_cast<uintptr_t>(made)] = size;
-    peak = std::max(peak, bytes());
-    return made;
-  }
-  void release(void *memory) override {
-    std::lock_guard lock(mutex);
-    run_all();
-    expect(device.erase(reinterpret_cast<uintptr_t>(memory)) == 1, "memory freed that is not there");
-    std::free(memory);
-  }
-  void run_all() override {
-    std::lock_guard lock(mutex);
-    run(legacy);
-    for (Stream *s : streams) run(*s);
-  }
-  uint64_t waits() const override { return waited; }
-  void limit_memory(int64_t size) override { limit = size; }
-  void chip(int which) override { sm = which; }
-};
 
 Driver &d() {
   static auto *driver = new Driver;  // never destroyed: the library under test ends later
@@ -236,7 +45,8 @@ EXPORT CUresult cuGetErrorString(CUresult, const char **text) {
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetCount(int *count) {
-  *count = 1;
+  ENTER("cuDeviceGetCount");
+  *count = d().device_count;
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
@@ -247,8 +57,8 @@ EXPORT CUresult cuDeviceGetName(char *name, int bytes, CUdevice) {
   std::strncpy(name, "Fake GPU", size_t(bytes));
   return CUDA_SUCCESS;
 }
-EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice) {
-  std::memset(uuid, 7, sizeof *uuid);
+EXPORT CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) {
+  std::memset(uuid, 7 + device, sizeof *uuid);
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice) {
@@ -264,10 +74,10 @@ EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute what, CUdevi
   }
   return CUDA_SUCCESS;
 }
-EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice) {
+EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
   ENTER("cuDevicePrimaryCtxRetain");
   ++d().contexts;
-  *context = reinterpret_cast<CUcontext>(&d());
+  *context = reinterpret_cast<CUcontext>(&contexts_of[device]);
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
@@ -276,22 +86,27 @@ EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
   return CUDA_SUCCESS;
 }
 
-thread_local int depth = 0;  // of contexts pushed on this thread
-EXPORT CUresult cuCtxPushCurrent_v2(CUcontext) {
-  ++depth;
+EXPORT CUresult cuCtxPushCurrent_v2(CUcontext context) {
+  current_contexts.push_back(int(reinterpret_cast<int *>(context) - contexts_of));
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPopCurrent_v2(CUcontext *) {
-  --depth;
+  std::lock_guard lock(d().mutex);
+  d().expect(!current_contexts.empty(), "a context popped from an empty stack");
+  if (!current_contexts.empty()) current_contexts.pop_back();
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxGetDevice(CUdevice *device) {
+  *device = current_contexts.back();
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *) { return CUDA_SUCCESS; }
 
 EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *made, size_t bytes) {
   ENTER("cuMemAlloc");
-  d().expect(depth > 0, "cuMemAlloc without a context");
+  d().expect(d().current() >= 0, "cuMemAlloc without a context");
   if (d().bytes() + int64_t(bytes) > d().limit) return CUDA_ERROR_OUT_OF_MEMORY;
-  void *memory = d().allocate(bytes);
+  void *memory = d().allocate(bytes, d().current());
   std::memset(memory, 0xa5, bytes);
   *made = reinterpret_cast<CUdeviceptr>(memory);
   return CUDA_SUCCESS;
@@ -299,6 +114,7 @@ EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *made, size_t bytes) {
 EXPORT CUresult cuMemFree_v2(CUdeviceptr memory) {
   ENTER_FREE("cuMemFree");
   ++d().waited;  // as the real one does
+  d().expect_current(d().device_of[memory], "memory freed");
   d().release(reinterpret_cast<void *>(memory));
   return CUDA_SUCCESS;
 }
@@ -370,7 +186,9 @@ EXPORT CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *name
   for (unsigned i = 0; i < count; ++i) switch (names[i]) {
       case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *static_cast<unsigned *>(values[i]) = size ? 2 : 0; break;
       case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<unsigned *>(values[i]) = 0; break;
-      case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *static_cast<int *>(values[i]) = size ? 0 : -2; break;
+      case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+        *static_cast<int *>(values[i]) = size ? d().device_of[start] : -2;
+        break;
       case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *static_cast<CUdeviceptr *>(values[i]) = start; break;
       case CU_POINTER_ATTRIBUTE_RANGE_SIZE: *static_cast<size_t *>(values[i]) = size; break;
     }
@@ -379,11 +197,12 @@ EXPORT CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *name
 
 EXPORT CUresult cuStreamCreate(CUstream *made, unsigned) {
   ENTER("cuStreamCreate");
-  *made = reinterpret_cast<CUstream>(d().make_stream());
+  *made = reinterpret_cast<CUstream>(d().make_stream(d().current()));
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
   ENTER_FREE("cuStreamDestroy");
+  d().of(stream);
   d().destroy_stream(stream);
   return CUDA_SUCCESS;
 }
@@ -408,9 +227,19 @@ EXPORT CUresult cuStreamIsCapturing(CUstream on, CUstreamCaptureStatus *status) 
   *status = d().of(on).capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
   return CUDA_SUCCESS;
 }
+EXPORT CUresult cuStreamGetCtx(CUstream on, CUcontext *context) {
+  std::lock_guard lock(d().mutex);
+  *context = reinterpret_cast<CUcontext>(&contexts_of[d().find(on).device]);
+  return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamGetId(CUstream on, unsigned long long *id) {
+  ENTER("cuStreamGetId");
+  *id = d().of(on).id;
+  return CUDA_SUCCESS;
+}
 EXPORT CUresult cuEventCreate(CUevent *made, unsigned) {
   ENTER("cuEventCreate");
-  auto *e = new Event;
+  auto *e = new Event{.device = d().current()};
   d().events.insert(e);
   *made = reinterpret_cast<CUevent>(e);
   return CUDA_SUCCESS;
@@ -428,6 +257,7 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream on) {
   auto *e = reinterpret_cast<Event *>(event);
   Stream &stream = d().of(on);
   d().no_capture(stream, "an event of the library's own");
+  d().expect(e->device == stream.device, "an event recorded on a stream of another device");
   if (e->stream && e->stream != &stream) d().run_to(*e, e->recorded);
   e->stream = &stream;
   d().add(stream, {.run = nullptr, .record = e, .wait = nullptr, .version = ++e->recorded});
@@ -455,6 +285,7 @@ EXPORT CUresult cuEventElapsedTime(float *ms, CUevent, CUevent) {
 EXPORT CUresult cuModuleLoadData(CUmodule *made, const void *) {
   ENTER("cuModuleLoadData");
   auto *m = new Module;
+  m->device = d().current();
   d().modules.insert(m);
   *made = reinterpret_cast<CUmodule>(m);
   return CUDA_SUCCESS;
@@ -463,13 +294,15 @@ EXPORT CUresult cuModuleUnload(CUmodule module) {
   ENTER_FREE("cuModuleUnload");
   auto *m = reinterpret_cast<Module *>(module);
   d().expect(d().modules.erase(m) == 1, "a module unloaded that is not there");
+  d().expect_current(m->device, "a module unloaded");
   delete m;
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuModuleGetFunction(CUfunction *made, CUmodule module, const char *name) {
   ENTER("cuModuleGetFunction");
-  auto &f = reinterpret_cast<Module *>(module)->functions[name];
-  f = std::make_unique<Function>(Function{name});
+  auto *m = reinterpret_cast<Module *>(module);
+  auto &f = m->functions[name];
+  f = std::make_unique<Function>(Function{name, m->device});
   *made = reinterpret_cast<CUfunction>(f.get());
   return CUDA_SUCCESS;
 }
@@ -511,9 +344,11 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
 }
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **) {
   ENTER("cuLaunchKernelEx");
-  d().expect(depth > 0, "a launch without a context");
+  const auto &kernel = *reinterpret_cast<Function *>(function);
+  d().expect_current(kernel.device, "a launch of a kernel");
   fake::Launch l;
-  l.kernel = reinterpret_cast<Function *>(function)->name;
+  l.kernel = kernel.name;
+  l.device = kernel.device;
   l.stream = config->hStream;
   l.grid[0] = config->gridDimX, l.grid[1] = config->gridDimY, l.grid[2] = config->gridDimZ;
   l.threads = config->blockDimX;

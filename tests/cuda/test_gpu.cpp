@@ -60,9 +60,10 @@ struct Release {
 template <class T>
 using Handle = std::unique_ptr<T, Release>;
 
-Handle<seer_context> make_context() {
+Handle<seer_context> make_context(int32_t device = 0) {
   seer_context_params params = SEER_INIT(seer_context_params);
   params.backend = SEER_BACKEND_CUDA;
+  params.device = device;
   seer_context *made = nullptr;
   ok(seer_context_create(&params, &made));
   return Handle<seer_context>(made);
@@ -343,4 +344,173 @@ TEST_CASE("ten thousand prefills leave memory where it was") {
   const size_t after = gpu::free_memory();
   MESSAGE(n, " prefills: ", double(before) - double(after), " bytes less free than after the first");
   CHECK(after + (size_t{2} << 20) >= before);  // the driver's own granularity
+}
+
+TEST_CASE("keys and values that heads share by a stride of 0") {
+  const Watchdog watchdog(120);
+  const gpu::Context current;
+  const auto context = make_context();
+  constexpr int64_t tokens = 500;
+  const Problem p(context.get(), tokens);
+  // One head twice, laid out as if there were two; and once.
+  const auto one = random_bf16(size_t(tokens * kDim), 7);
+  std::vector<uint16_t> twice;
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t h = 0; h < kKvHeads; h++)
+      twice.insert(twice.end(), one.data() + t * kDim, one.data() + (t + 1) * kDim);
+  const auto narrow = p.buffer(one), wide = p.buffer(twice);
+  seer_attention_desc desc = SEER_INIT(seer_attention_desc);
+  desc.q = p.desc.q;
+  desc.out = p.desc.out;
+  const auto run = [&](const seer_tensor &kv) {
+    desc.k = desc.v = kv;
+    p.poison();
+    ok(seer_attention(context.get(), &desc, nullptr, nullptr));
+    return p.result();
+  };
+  const auto expected = run(Problem::tensor(wide.get(), SEER_BF16, {1, tokens, kKvHeads, kDim}));
+  seer_tensor shared = Problem::tensor(narrow.get(), SEER_BF16, {1, tokens, kKvHeads, kDim});
+  shared.stride[0] = tokens * kDim;
+  shared.stride[1] = kDim;
+  shared.stride[2] = 0;
+  shared.stride[3] = 1;
+  CHECK(run(shared) == expected);
+}
+
+TEST_CASE("more keys than the lists of Hopper's kernel have room for") {
+  const Watchdog watchdog(120);
+  const gpu::Context current;
+  const auto context = make_context();
+  constexpr int64_t queries = 100, keys = 1300000;
+  const Problem p(context.get(), queries);
+  const auto ones = p.buffer(std::vector<uint16_t>(size_t(keys * kDim), 0x3f80));
+  seer_attention_desc desc = SEER_INIT(seer_attention_desc);
+  desc.q = p.desc.q;
+  desc.out = p.desc.out;
+  desc.k = desc.v = Problem::tensor(ones.get(), SEER_BF16, {1, keys, 1, kDim});
+  ok(seer_attention(context.get(), &desc, nullptr, nullptr));
+  CHECK(p.result() == std::vector<uint16_t>(size_t(queries * kHeads * kDim), 0x3f80));
+}
+
+TEST_CASE("two devices in one process") {
+  int32_t count = 0;
+  ok(seer_device_count(SEER_BACKEND_CUDA, &count));
+  if (count < 2) {
+    std::printf("SKIPPED: two devices in one process: there is one CUDA device here\n");
+    return;
+  }
+  const Watchdog watchdog(240);
+  // No context is current here: the library makes its own so, and leaves none behind.
+  Handle<seer_context> context[2] = {make_context(0), make_context(1)};
+  seer_device_info info[2] = {SEER_INIT(seer_device_info), SEER_INIT(seer_device_info)};
+  for (int d = 0; d < 2; d++) {
+    ok(seer_context_info(context[d].get(), &info[d]));
+    CHECK(info[d].ordinal == d);
+  }
+  CHECK(std::memcmp(info[0].uuid, info[1].uuid, sizeof info[0].uuid) != 0);
+  const Handle<seer_model> model[2] = {make_model(context[0].get()), make_model(context[1].get())};
+  const Problem problem[2] = {Problem(context[0].get(), 3000), Problem(context[1].get(), 3000)};
+  std::vector<uint16_t> expected[2];
+  for (int d = 0; d < 2; d++) {
+    ok(problem[d].run(model[d].get()));
+    expected[d] = problem[d].result();
+    for (uint16_t bits : expected[d]) REQUIRE((bits & 0x7f80) != 0x7f80);
+  }
+  if (std::strcmp(info[0].name, info[1].name) == 0) CHECK(expected[0] == expected[1]);
+
+  SUBCASE("from one thread, in turn and with both under way") {
+    const auto stream_on = [](int d) {
+      const gpu::Context current(d);
+      return std::make_unique<gpu::Stream>();
+    };
+    const std::unique_ptr<gpu::Stream> stream[2] = {stream_on(0), stream_on(1)};
+    for (int i = 0; i < 20; i++) {
+      for (const Problem &p : problem) p.poison();
+      seer_ticket ticket[2] = {};
+      for (int d = 0; d < 2; d++) {
+        if (i % 2) {
+          ok(problem[d].run(model[d].get(), stream[d].get(), &ticket[d]));
+        } else {
+          seer_submit submit = SEER_INIT(seer_submit);
+          ok(seer_prefill(context[d].get(), model[d].get(), 0, &problem[d].desc, &submit, &ticket[d]));
+        }
+      }
+      for (int d = 1; d >= 0; d--) {
+        ok(seer_wait(context[d].get(), ticket[d], UINT64_MAX));
+        CHECK(problem[d].result() == expected[d]);
+      }
+    }
+  }
+  SUBCASE("from two threads at once") {
+    std::atomic<int> wrong{0}, done{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; t++)
+      threads.emplace_back([&, t] {
+        const int d = t % 2;
+        const gpu::Context current(t < 2 ? d : 1 - d);  // whichever is current
+        const Problem p(context[d].get(), 3000);
+        for (int i = 0; i < 40; i++) {
+          p.poison();
+          ok(p.run(model[d].get()));
+          if (p.result() != expected[d]) wrong++;
+          done++;
+        }
+      });
+    for (std::thread &t : threads) t.join();
+    CHECK(done == 160);
+    CHECK(wrong == 0);
+  }
+  SUBCASE("a graph on the second while the first computes") {
+    const gpu::Context current(1);
+    const gpu::Stream stream;
+    gpu::CUgraph graph = nullptr;
+    gpu::CUgraphExec runnable = nullptr;
+    REQUIRE(gpu::call("cuStreamBeginCapture_v2", stream.handle, 0 /* global */) == 0);
+    const seer_status other = problem[0].run(model[0].get());
+    const seer_status status = problem[1].run(model[1].get(), &stream);
+    REQUIRE(gpu::call("cuStreamEndCapture", stream.handle, &graph) == 0);
+    REQUIRE_MESSAGE(other == SEER_OK, seer_last_error());
+    REQUIRE_MESSAGE(status == SEER_OK, seer_last_error());
+    REQUIRE(gpu::call("cuGraphInstantiateWithFlags", &runnable, graph, 0ull) == 0);
+    for (int i = 0; i < 3; i++) {
+      problem[1].poison();
+      REQUIRE(gpu::call("cuGraphLaunch", runnable, stream.handle) == 0);
+      ok(problem[0].run(model[0].get()));
+      stream.wait();
+      CHECK(problem[0].result() == expected[0]);
+      CHECK(problem[1].result() == expected[1]);
+    }
+    gpu::call("cuGraphExecDestroy", runnable);
+    gpu::call("cuGraphDestroy", graph);
+  }
+  SUBCASE("what is of the other device is refused") {
+    CHECK(problem[0].run(model[1].get()) == SEER_ERROR_HANDLE);
+    seer_prefill_desc desc = problem[0].desc;
+    desc.v = problem[1].desc.v;  // a buffer
+    CHECK(seer_prefill(context[0].get(), model[0].get(), 0, &desc, nullptr, nullptr) == SEER_ERROR_HANDLE);
+    desc.v = {};
+    desc.v.mem = SEER_MEM_CUDA;
+    desc.v.dtype = SEER_BF16;
+    desc.v.ndim = 4;
+    std::memcpy(desc.v.shape, problem[0].desc.v.shape, sizeof desc.v.shape);
+    desc.v.data = reinterpret_cast<void *>(Problem::address(problem[1].v.get()));
+    CHECK(seer_prefill(context[0].get(), model[0].get(), 0, &desc, nullptr, nullptr) == SEER_ERROR_MEMORY_KIND);
+    const std::string why = seer_last_error();
+    CHECK_MESSAGE(why.find("v starts at") != std::string::npos, why);
+    CHECK_MESSAGE(why.find("cuda device 0 (") != std::string::npos, why);
+    desc.v.data = reinterpret_cast<void *>(Problem::address(problem[0].v.get()));
+    ok(seer_prefill(context[0].get(), model[0].get(), 0, &desc, nullptr, nullptr));
+    {
+      const gpu::Context current(1);
+      const gpu::Stream stream;
+      CHECK(problem[0].run(model[0].get(), &stream) == SEER_ERROR_INVALID_ARGUMENT);
+    }
+  }
+  // Both still work, and one without the other.
+  for (const Problem &p : problem) p.poison();
+  for (int d = 0; d < 2; d++) {
+    ok(problem[d].run(model[d].get()));
+    CHECK(problem[d].result() == expected[d]);
+    context[d].reset();  // its model and buffers keep it
+  }
 }

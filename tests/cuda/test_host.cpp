@@ -9,105 +9,16 @@
 #include <memory>
 #include <numeric>
 
+#include "attention.h"
 #include "backend.h"
 #include "cuda/device.h"
 #include "cuda/kernels.h"
-#include "fake.h"
 
 using namespace seer;
 
 namespace {
 
 constexpr int kIllegalAddress = 700, kOutOfMemory = 2, kInvalidValue = 1;
-
-struct Release {
-  void operator()(seer_context *c) const { seer_context_release(c); }
-};
-using ContextHandle = std::unique_ptr<seer_context, Release>;
-
-ContextHandle make_context(const seer_allocator *allocator = nullptr) {
-  seer_context_params params = SEER_INIT(seer_context_params);
-  params.backend = SEER_BACKEND_CUDA;
-  params.allocator = allocator;
-  seer_context *made = nullptr;
-  REQUIRE_MESSAGE(seer_context_create(&params, &made) == SEER_OK, seer_last_error());
-  return ContextHandle(made);
-}
-
-seer_tensor tensor(void *data, uint64_t size, seer_dtype dtype, std::initializer_list<int64_t> shape) {
-  seer_tensor t{};
-  t.mem = SEER_MEM_CUDA;
-  t.dtype = dtype;
-  t.ndim = int32_t(shape.size());
-  t.data = data;
-  t.size = size;
-  std::copy(shape.begin(), shape.end(), t.shape);
-  return t;
-}
-
-// Attention over tensors in the fake's memory.
-struct Attention {
-  int64_t batch, queries, keys, heads, kv_heads, dim;
-  fake::Memory q, k, v, out, lse, mask;
-  seer_attention_desc desc = SEER_INIT(seer_attention_desc);
-
-  explicit Attention(int64_t b = 1, int64_t s = 200, int64_t l = 200, int64_t h = 4, int64_t hkv = 2, int64_t d = 128)
-      : batch(b),
-        queries(s),
-        keys(l),
-        heads(h),
-        kv_heads(hkv),
-        dim(d),
-        q(uint64_t(b * s * h * d * 2)),
-        k(uint64_t(b * l * hkv * d * 2)),
-        v(k.size),
-        out(q.size),
-        lse(uint64_t(b * h * s * 4)),
-        mask(uint64_t(b * h * ((s + 63) / 64) * ((l + 2047) / 2048) * 4)) {
-    desc.q = tensor(q.address, 0, SEER_BF16, {b, s, h, d});
-    desc.k = tensor(k.address, 0, SEER_BF16, {b, l, hkv, d});
-    desc.v = tensor(v.address, 0, SEER_BF16, {b, l, hkv, d});
-    desc.out = tensor(out.address, 0, SEER_BF16, {b, s, h, d});
-    desc.lse = tensor(lse.address, 0, SEER_F32, {b, h, s});
-    desc.mask = tensor(mask.address, 0, SEER_B32, {b, h, (s + 63) / 64, (l + 2047) / 2048});
-  }
-};
-
-// Rotation by the library, so that calls have a workspace, pool and tables.
-void rotate(seer_attention_desc &desc, double theta = 10000) {
-  desc.rope.kind = SEER_ROPE_THETA;
-  desc.rope.theta = theta;
-}
-
-seer_status run(const ContextHandle &context, const seer_attention_desc &desc, void *const *stream = nullptr,
-                seer_ticket *ticket = nullptr, uint32_t flags = 0) {
-  seer_submit submit = SEER_INIT(seer_submit);
-  submit.flags = flags;
-  if (stream) {
-    submit.flags |= SEER_SUBMIT_USE_STREAM;
-    submit.cuda_stream = *stream;
-  } else {
-    submit.flags |= SEER_SUBMIT_BLOCKING;
-  }
-  return seer_attention(context.get(), &desc, &submit, ticket);
-}
-
-std::vector<fake::Launch> launches(const char *prefix) {
-  std::vector<fake::Launch> found;
-  for (const fake::Launch &l : fake::control().launches())
-    if (l.kernel.rfind(prefix, 0) == 0) found.push_back(l);
-  return found;
-}
-
-// Nothing that a real driver would not bear, in any test.
-struct Clean {
-  Clean() { fake::control().reset(); }
-  ~Clean() {
-    fake::control().run_all();
-    for (const std::string &what : fake::control().violations()) FAIL_CHECK(what);
-    fake::control().reset();
-  }
-};
 
 }  // namespace
 
