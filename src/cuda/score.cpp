@@ -25,7 +25,13 @@ ScoreTile score_tile(const CudaDevice &device, const GateVectors &gate, int64_t 
   return {.rows = tiles / 64 >= enough && fits(64) ? 64 : 32};
 }
 
-ScoreParams score_params(const GateVectors &gate, int64_t block) {
+ScoreParams score_params(const GateVectors &gate, int64_t block, int64_t longest) {
+  const int64_t elements = checked_mul(longest, gate.k_heads, gate.dim);
+  SEER_REQUIRE(
+      elements <= INT32_MAX, Status::unsupported,
+      "a sequence's gate vectors have %lld elements (%lld key blocks, %lld heads of %lld channels); the kernels "
+      "take 2147483647",
+      (long long)elements, (long long)longest, (long long)gate.k_heads, (long long)gate.dim);
   ScoreParams p{};
   p.q = gate.q;
   p.k = gate.k;
@@ -77,7 +83,7 @@ void score(CudaDevice &device, Exec &exec, const ScoreArgs &args) {
     longest = std::max(longest, s.k_blocks(args.block));
   }
   if (rows.empty()) return;
-  ScoreParams p = score_params(args.gate, args.block);
+  ScoreParams p = score_params(args.gate, args.block, longest);
   p.scores = args.scores.data;
   p.scores_head = args.scores.stride_head;
   p.scores_row = args.scores.stride_token;

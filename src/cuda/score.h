@@ -18,8 +18,9 @@ struct ScoreTile {
 };
 ScoreTile score_tile(const CudaDevice &device, const GateVectors &gate, int64_t rows, int64_t longest, int largest);
 
-// The vectors' part of the parameters.
-ScoreParams score_params(const GateVectors &gate, int64_t block);
+// The vectors' part of the parameters, for sequences of up to `longest` key blocks. Throws unsupported if the kernels'
+// 32-bit offsets within a sequence do not reach that far.
+ScoreParams score_params(const GateVectors &gate, int64_t block, int64_t longest);
 
 // Fills in first_item of each, and items, sequences, only and sequence of p (ScoreParams, SelectRowsParams).
 template <class Params>

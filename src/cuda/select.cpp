@@ -97,7 +97,7 @@ void Call::threshold(std::vector<GateSequence> &list) {
     wanted += s.rows;
     longest = std::max(longest, causal_blocks(s.rows - 1, s.q_len, s.offset, args_.block));
   }
-  ScoreParams p = score_params(args_.gate, args_.block);
+  ScoreParams p = score_params(args_.gate, args_.block, longest);
   set_mask(p);
   // In logarithms. Nothing is above 1; above 0 is what f32 can tell from it.
   const float t = float(args_.rule.threshold);
@@ -157,7 +157,7 @@ void Call::bands(const std::vector<GateSequence> &list) {
   int64_t used = 0;
   const auto flush = [&] {
     if (band.empty()) return;
-    ScoreParams p = score_params(args_.gate, args_.block);
+    ScoreParams p = score_params(args_.gate, args_.block, cols);
     p.scores = static_cast<float *>(args_.scratch);
     p.scores_head = used * cols;
     p.scores_row = cols;

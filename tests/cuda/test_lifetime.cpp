@@ -7,9 +7,10 @@
 #include <cstring>
 #include <future>
 #include <thread>
+#include <utility>
 
 #include "attention.h"
-#include "cuda/device.h"
+#include "backend.h"
 
 namespace {
 
@@ -264,6 +265,33 @@ TEST_CASE("a driver that does not list its devices, as in the child of a fork, i
   CHECK(seer_context_create(&params, &made) == SEER_ERROR_UNSUPPORTED);
   const std::string why = seer_last_error();
   CHECK_MESSAGE(why.find("the driver does not list its devices: CUDA_ERROR_OF_THE_FAKE") != std::string::npos, why);
+}
+
+TEST_CASE("select: vectors that 32-bit offsets do not reach are refused") {
+  const Clean clean;
+  const auto device = seer::create_device(seer::BackendKind::cuda, {});
+  const fake::Memory vectors(4096), mask(4096);
+  seer::Exec exec;
+  for (const auto method : {seer::SelectMethod::threshold, seer::SelectMethod::ratio}) {
+    seer::SelectArgs args;
+    seer::Sequence s;
+    s.q_len = 64;
+    s.k_len = s.total_len = int64_t{64} << 17;  // 2^17 blocks, 128 heads, 128 channels
+    args.sequences = {&s, 1};
+    args.q_heads = args.gate.q_heads = 128;
+    args.gate.q = args.gate.k = static_cast<const float *>(vectors.address);
+    args.gate.dim = 128;
+    args.gate.scale = 0.1;
+    args.rule.method = method;
+    args.rule.last_dense_rows = 0;
+    args.mask.words = static_cast<uint32_t *>(mask.address);
+    args.scratch = mask.address;
+    args.gate.k_heads = 128;
+    CHECK_THROWS_WITH_AS(device->fns->select(*device, exec, args),
+                         doctest::Contains("2147483648 elements (131072 key blocks"), seer::Error);
+    args.gate.k_heads = 64;
+    CHECK_NOTHROW(device->fns->select(*device, exec, args));
+  }
 }
 
 TEST_CASE("attend: keys whose lists Hopper's kernel has no room for go to the other") {
