@@ -218,7 +218,7 @@ struct Consumer {
 
   // What decides about branches here must be visibly the same for all lanes of a warp. Where ptxas cannot prove it, it
   // keeps list positions, descriptors and barrier addresses out of the uniform registers everywhere in the loop, which
-  // costs about 10 % of the kernel's speed. bench/cuda_attend.py looks for it in the machine code.
+  // costs about 10 % of the kernel's speed. compile.py looks for it in the machine code.
   __device__ __forceinline__ void run(int thread) const {
     uint32_t last_slot = ~0u;
     for (int it = 0;; ++it) {

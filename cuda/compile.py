@@ -5,8 +5,9 @@
     compile.py cubin NVCC ARCH CODE SOURCE OUTPUT
     compile.py table OUTPUT NAME=FATBIN...           C++ with the fat binaries as arrays (src/cuda/images.h)
 
-Compiling fails also where ptxas spilled registers or gave up keeping wgmma asynchronous (C7510 and its kin): either
-costs most of a kernel's speed and is easy to miss.
+Compiling fails also where ptxas spilled registers or gave up keeping wgmma asynchronous (C7510 and its kin), and where
+it did not see that branches of a kernel in UNIFORM are: each costs speed and is easy to miss. The last is looked for
+in the machine code, with cuobjdump and nvdisasm; where they are missing that is said, and the kernel is built.
 
 Several build folders compile the same kernels, so results are kept by content in $SEER_CUDA_CACHE, else in
 $XDG_CACHE_HOME/seerattn/cuda (~/.cache without it); SEER_CUDA_CACHE= (empty) keeps none."""
@@ -20,6 +21,40 @@ import sys
 import tempfile
 
 KEPT = 256  # files in the cache, the newest
+# Kernels in which all lanes of a warp must visibly take the same branches (run() of attend_sm90.cu says why): one
+# WARPSYNC.ALL, that of the roles' split.
+UNIFORM = ["attend_sm90.cu"]
+
+
+def cuobjdump_of(nvcc):
+    """cuobjdump beside nvcc or on PATH; None: there is none, or no nvdisasm for it."""
+    nvcc = shutil.which(nvcc) or nvcc
+    for folder in (os.path.dirname(nvcc), os.path.dirname(os.path.realpath(nvcc)), None):  # None: PATH
+        found = shutil.which("cuobjdump", path=folder)
+        if found and (shutil.which("nvdisasm", path=os.path.dirname(found)) or shutil.which("nvdisasm")):
+            return found
+    return None
+
+
+def not_uniform(sass):
+    """Names of the kernels in a disassembly in which ptxas did not see that branches are uniform."""
+    return [x.split()[0] for x in sass.split("Function : ")[1:] if x.count("WARPSYNC.ALL") > 1]
+
+
+def look_for_uniform(nvcc, source, output):
+    """None, or what is wrong."""
+    cuobjdump = cuobjdump_of(nvcc)
+    name = os.path.basename(source)
+    if cuobjdump is None:
+        print(f"compile.py: {name}: no cuobjdump with nvdisasm (cuda/toolchain.sh installs them): it was not looked at "
+              "whether the kernels' branches are uniform", file=sys.stderr)
+        return None
+    done = subprocess.run([cuobjdump, "-sass", output], capture_output=True, text=True)
+    if done.returncode != 0 or "Function : " not in done.stdout:
+        return f"{cuobjdump} does not disassemble {name}:\n{done.stdout}{done.stderr}"
+    if slow := not_uniform(done.stdout):
+        return f"{name}: ptxas did not see that branches are uniform in {', '.join(slow)}"
+    return None
 
 
 def run_nvcc(nvcc, flags, kind, source, output):
@@ -33,6 +68,8 @@ def run_nvcc(nvcc, flags, kind, source, output):
            ("spill" in x and "0 bytes spill stores, 0 bytes spill loads" not in x)]
     if not any("Compiling entry function" in x for x in lines):
         bad.append("ptxas reported no kernel: its output changed, or nothing was compiled")
+    if not bad and os.path.basename(source) in UNIFORM:
+        return look_for_uniform(nvcc, source, output)
     return "\n".join(bad) or None
 
 
@@ -74,7 +111,9 @@ def key_of(nvcc, source, targets):
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=True).stdout
     with open(__file__, "rb") as file:
         own = file.read()
-    texts = [version, own, " ".join(targets).encode()]
+    # What was made where nobody could look at its machine code is looked at once somebody can.
+    looked = os.path.basename(source) in UNIFORM and cuobjdump_of(nvcc) is not None
+    texts = [version, own, " ".join(targets).encode(), str(looked).encode()]
     for path, text in sorted(sources(source).items(), key=lambda item: os.path.basename(item[0])):
         texts += [os.path.basename(path).encode(), text]
     for text in texts:
