@@ -83,7 +83,7 @@ double kept_flops(const BlockMask &mask, const Shape &s) {
 struct Job {
   std::string name, family;
   double density = 1, sharing = 0, flops = 0, gate_bytes = 0;  // of q and k, where there is a gate
-  std::function<seer_stats(bool first)> call;
+  std::function<seer_stats(seer_context *ctx, bool first)> call;
   std::vector<double> seconds, gate_seconds, attend_seconds, ghz;
   std::map<std::string, std::vector<double>> stage_seconds;
 };
@@ -112,17 +112,17 @@ struct StageLog {
 // The tensors of a shape on its device, and the jobs over them.
 class Bench {
 public:
-  Bench(seer_context *ctx, const Shape &shape, const Options &o) : ctx_(ctx), s_(shape), o_(o) {
+  Bench(seer_context *ctx, const Shape &shape, const Options &o) : s_(shape), o_(o) {
     const int64_t n = s_.tokens, d = s_.dim;
     q_ = DeviceTensor(ctx, normal_tensor(s_.dtype, {1, n, s_.q_heads, d}, o.seed));
     k_ = DeviceTensor(ctx, normal_tensor(s_.dtype, {1, n, s_.kv_heads, d}, o.seed + 1));
     v_ = DeviceTensor(ctx, normal_tensor(s_.dtype, {1, n, s_.kv_heads, d}, o.seed + 2));
     out_ = DeviceTensor(ctx, s_.dtype, {1, n, s_.q_heads, d});
     mask_out_ = DeviceTensor(ctx, DType::b32, {1, s_.q_heads, s_.blocks(), mask_words(s_.blocks())});
-    make_gate();
+    make_gate(ctx);
     dense_job();
     for (const std::string &family : o.families)
-      for (double density : o.density) sparse_job(parse_family(family), density);
+      for (double density : o.density) sparse_job(ctx, parse_family(family), density);
     gate_job();
     for (double density : o.density) prefill_job(density);
   }
@@ -131,7 +131,7 @@ public:
 
 private:
   // Random weights: what a gate costs does not depend on what it has learned.
-  void make_gate() {
+  void make_gate(seer_context *ctx) {
     seer_gate_config config = SEER_INIT(seer_gate_config);
     config.layers = 1;
     config.q_heads = static_cast<int32_t>(s_.q_heads);
@@ -147,11 +147,11 @@ private:
     weights.wk = wk.view();
     const seer_gate_weights *layers[] = {&weights};
     seer_model *model = nullptr;
-    require(seer_model_create(ctx_, &config, layers, &model), "making a gate to time");
+    require(seer_model_create(ctx, &config, layers, &model), "making a gate to time");
     model_.reset(model);
   }
 
-  seer_stats attention(const seer_tensor *mask) {
+  seer_stats attention(seer_context *ctx, const seer_tensor *mask) {
     seer_attention_desc d = SEER_INIT(seer_attention_desc);
     d.q = q_.view();
     d.k = k_.view();
@@ -159,9 +159,8 @@ private:
     d.out = out_.view();
     if (mask) d.mask = *mask;
     d.block_size = static_cast<int32_t>(s_.block);
-    return run(
-        ctx_, mask ? "sparse attention" : "dense attention", nullptr,
-        [&](const seer_submit *submit, seer_ticket *ticket) { return seer_attention(ctx_, &d, submit, ticket); });
+    return run(ctx, mask ? "sparse attention" : "dense attention", nullptr,
+               [&](const seer_submit *submit, seer_ticket *ticket) { return seer_attention(ctx, &d, submit, ticket); });
   }
 
   void dense_job() {
@@ -169,11 +168,11 @@ private:
     job.name = "dense";
     const double n = static_cast<double>(s_.tokens);
     job.flops = 4 * static_cast<double>(s_.dim * s_.q_heads) * n * (n + 1) / 2;
-    job.call = [this](bool) { return attention(nullptr); };
+    job.call = [this](seer_context *ctx, bool) { return attention(ctx, nullptr); };
     jobs.push_back(std::move(job));
   }
 
-  void sparse_job(MaskFamily family, double density) {
+  void sparse_job(seer_context *ctx, MaskFamily family, double density) {
     BlockMask mask = bench_mask(family, s_.blocks(), s_.q_heads, s_.q_heads / s_.kv_heads, density, o_.seed);
     HostTensor words(DType::b32, {1, s_.q_heads, s_.blocks(), mask_words(s_.blocks())});
     const uint32_t *bits = mask.row(0, 0);
@@ -184,8 +183,8 @@ private:
     job.density = mask_density(mask);
     job.sharing = mask_sharing(mask, 3);
     job.flops = kept_flops(mask, s_);
-    auto device = std::make_shared<DeviceTensor>(ctx_, words);
-    job.call = [this, device](bool) { return attention(&device->view()); };
+    auto device = std::make_shared<DeviceTensor>(ctx, words);
+    job.call = [this, device](seer_context *on, bool) { return attention(on, &device->view()); };
     jobs.push_back(std::move(job));
   }
 
@@ -194,15 +193,15 @@ private:
     job.name = "gate";
     job.density = 0;
     job.gate_bytes = gate_bytes();
-    job.call = [this](bool) {
+    job.call = [this](seer_context *ctx, bool) {
       seer_gate_desc d = SEER_INIT(seer_gate_desc);
       d.q = q_.view();
       d.k = k_.view();
       d.mask = mask_out_.view();
       d.select.method = SEER_SELECT_THRESHOLD;
       d.select.threshold = 2e-3;
-      return run(ctx_, "gate", nullptr, [&](const seer_submit *submit, seer_ticket *ticket) {
-        return seer_gate(ctx_, model_.get(), 0, &d, submit, ticket);
+      return run(ctx, "gate", nullptr, [&](const seer_submit *submit, seer_ticket *ticket) {
+        return seer_gate(ctx, model_.get(), 0, &d, submit, ticket);
       });
     };
     jobs.push_back(std::move(job));
@@ -214,7 +213,7 @@ private:
     job.family = "gate";
     job.gate_bytes = gate_bytes();
     const size_t index = jobs.size();
-    job.call = [this, ratio, index](bool first) {
+    job.call = [this, ratio, index](seer_context *ctx, bool first) {
       seer_prefill_desc d = SEER_INIT(seer_prefill_desc);
       d.q = q_.view();
       d.k = k_.view();
@@ -224,8 +223,8 @@ private:
       d.select.method = SEER_SELECT_RATIO;
       d.select.ratio = ratio;
       d.select.last_dense_rows = -1;
-      const seer_stats stats = run(ctx_, "prefill", nullptr, [&](const seer_submit *submit, seer_ticket *ticket) {
-        return seer_prefill(ctx_, model_.get(), 0, &d, submit, ticket);
+      const seer_stats stats = run(ctx, "prefill", nullptr, [&](const seer_submit *submit, seer_ticket *ticket) {
+        return seer_prefill(ctx, model_.get(), 0, &d, submit, ticket);
       });
       if (first) count(jobs[index]);
       return stats;
@@ -247,7 +246,6 @@ private:
     job.flops = kept_flops(mask, s_);
   }
 
-  seer_context *ctx_;
   Shape s_;
   const Options &o_;
   Model model_;
@@ -296,7 +294,7 @@ Json job_json(const Job &job, const Shape &s, const seer_device_info &info, doub
   return j;
 }
 
-std::vector<std::string> job_row(const Job &job, double dense_median) {
+std::vector<std::string> job_row(const Job &job, double dense_median, double flop_unit) {
   const Spread time = spread(job.seconds);
   const bool gate = job.name == "gate";
   return {job.name == "sparse" ? "sparse " + job.family : job.name,
@@ -307,7 +305,7 @@ std::vector<std::string> job_row(const Job &job, double dense_median) {
           human_time(time.p90),
           human_percent(time.median / dense_median),
           job.name == "dense" || gate ? "" : format("%.2f x", dense_median / time.median),
-          job.flops > 0 ? format("%.1f", job.flops / time.median * 1e-9) : "",
+          job.flops > 0 ? format("%.1f", job.flops / time.median / flop_unit) : "",
           job.gate_bytes > 0 ? format("%.1f", job.gate_bytes / spread(job.gate_seconds).median * 1e-9) : "",
           job.ghz.empty() ? "" : format("%.2f", spread(job.ghz).median)};
 }
@@ -330,9 +328,13 @@ int bench(const Options &o) {
     print(format("seed %llu, %d runs of each, interleaved; times of the device",
                  static_cast<unsigned long long>(o.seed), o.repeat));
   for (const Shape &s : shapes) {
-    StageLog log;
-    const Context ctx = open_context({s.backend, 0, s.threads, StageLog::take, &log});
+    const Context ctx = open_context({.backend = s.backend, .threads = s.threads});
     const seer_device_info info = context_info(ctx.get());
+    // Noting where stages end takes time and keeps them from overlapping: calls of another context tell that.
+    StageLog log;
+    Context telling;
+    if (info.backend == SEER_BACKEND_CUDA)
+      telling = open_context({.backend = "cuda", .device = info.ordinal, .log = StageLog::take, .log_user = &log});
     Bench bench(ctx.get(), s, o);
     {
       Progress progress(format("%s, %lld tokens, %s", backend_label(info.backend), static_cast<long long>(s.tokens),
@@ -341,8 +343,9 @@ int bench(const Options &o) {
       uint64_t done = 0;
       for (uint64_t round = 0; round < rounds; ++round)  // round 0 warms up and is not timed
         for (Job &job : bench.jobs) {
+          const seer_stats stats = job.call(ctx.get(), round == 0);
           log = {};
-          const seer_stats stats = job.call(round == 0);
+          if (telling) job.call(telling.get(), false);
           progress.update(++done, rounds * bench.jobs.size());
           if (round == 0) continue;
           job.seconds.push_back(static_cast<double>(stats.device_ns) * 1e-9);
@@ -353,12 +356,16 @@ int bench(const Options &o) {
         }
     }
     const double dense = spread(bench.jobs.front().seconds).median;
-    Table table({"", "density", "s", "median", "p10", "p90", "of dense", "speed-up", "GFLOP/s", "gate GB/s", "GHz"});
+    double fastest = 0;
+    for (const Job &job : bench.jobs) fastest = std::max(fastest, job.flops / spread(job.seconds).median);
+    const double flop_unit = fastest < 1e12 ? 1e9 : 1e12;
+    Table table({"", "density", "s", "median", "p10", "p90", "of dense", "speed-up",
+                 flop_unit < 1e12 ? "GFLOP/s" : "TFLOP/s", "gate GB/s", "GHz"});
     Table stages({"", "density", "pool", "project", "score", "select", "attend"});
     bool told = false;
     for (const Job &job : bench.jobs) {
       results.push_back(job_json(job, s, info, dense));
-      table.add(job_row(job, dense));
+      table.add(job_row(job, dense, flop_unit));
       stages.add(stage_row(job));
       told |= !job.stage_seconds.empty();
     }
@@ -403,14 +410,16 @@ void add_bench(CLI::App &app, int &exit_code) {
   cmd->footer(
       "Lists take commas. Every round runs each job once, so that a noisy moment hits all alike; compare within one "
       "table.\n"
-      "GFLOP/s count the work on kept blocks only (4 D per query-key pair, the diagonal block half). s is the number "
-      "of kept\n"
-      "blocks per block loaded when three consecutive block rows share their loads. gate GB/s: q and k read once in "
+      "GFLOP/s and TFLOP/s count the work on kept blocks only (4 D per query-key pair, the diagonal block half). s is "
       "the\n"
-      "gate's time. GHz, and a table of the stages' times, where the device tells (CUDA).\n"
+      "number of kept blocks per block loaded when three consecutive block rows share their loads. gate GB/s: q and k\n"
+      "read once in the gate's time. GHz while attending, and a table of the stages' times: of calls beside those that "
+      "are\n"
+      "timed, where the device tells (CUDA).\n"
       "  random      every block drawn on its own: the worst case for sharing\n"
       "  structured  the first block, the diagonal and its neighbours, columns a head returns to, a quarter noise\n"
-      "  prefill     a gate with random weights and the ratio method: gate and attention together\n"
+      "  gate        random weights, threshold 2e-3: the block mask, without attention\n"
+      "  prefill     the same gate by the ratio method, and attention over what it keeps\n"
       "\nExample:\n  seer bench --tokens 4096,16384 --density 0.05,0.1,0.2 --heads 8:2 --dtype f32,bf16 --json > "
       "bench.json");
   cmd->callback([o, &exit_code] { exit_code = bench(*o); });

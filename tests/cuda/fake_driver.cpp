@@ -369,6 +369,7 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
             at.attend_sequences = copy_of(l.attend.sequence, l.attend.sequences);
             if (l.attend80.sequence) at.attend_sequences = copy_of(l.attend80.sequence, l.attend80.sequences);
             at.pool_sequences = copy_of(l.pool.sequence, l.pool.sequences);
+            if (l.attend.clocks) l.attend.clocks[0] += 1500000, l.attend.clocks[1] += 1000000;
           }});
   return CUDA_SUCCESS;
 }
