@@ -170,69 +170,61 @@ RopeSpec rope_spec(const seer_rope &in, const char *name) {
           .inv_freq = in.inv_freq};
 }
 
+namespace {
+
+// What the descriptions of calls have in common: whatever fields Desc has, of the same names as the C struct's.
+template <class Desc, class In>
+Desc desc_of(const In &in, const Context &context, Context::Pins &pins) {
+  if constexpr (requires { in.reserved; }) check_reserved(in.reserved, "desc", "reserved");
+  Desc d;
+  const auto take = [&](const seer_tensor &t, const char *name) { return tensor(t, name, context, pins); };
+  if constexpr (requires { d.q; }) {
+    d.q = take(in.q, "q");
+    d.k = take(in.k, "k");
+  }
+  if constexpr (requires { d.v; }) {
+    d.v = take(in.v, "v");
+    d.out = take(in.out, "out");
+    d.lse = take(in.lse, "lse");
+    d.softmax_scale = in.softmax_scale;
+  }
+  if constexpr (requires { d.scores; }) d.scores = take(in.scores, "scores");
+  d.mask = take(in.mask, "mask");
+  d.sequences = sequences(in.sequences);
+  if constexpr (requires { d.select; }) {
+    d.select = select_spec(in.select, "select");
+    d.total_len = in.total_len;
+  }
+  if constexpr (requires { d.rope; }) d.rope = rope_spec(in.rope, "rope");
+  if constexpr (requires { d.block_size; }) d.block_size = in.block_size;
+  return d;
+}
+
+}  // namespace
+
 PrefillDesc prefill_desc(const seer_prefill_desc &in, const Context &context, Context::Pins &pins) {
   check_flags(in.flags, 0, "desc");
-  PrefillDesc d;
-  d.q = tensor(in.q, "q", context, pins);
-  d.k = tensor(in.k, "k", context, pins);
-  d.v = tensor(in.v, "v", context, pins);
-  d.out = tensor(in.out, "out", context, pins);
-  d.lse = tensor(in.lse, "lse", context, pins);
-  d.scores = tensor(in.scores, "scores", context, pins);
-  d.mask = tensor(in.mask, "mask", context, pins);
-  d.sequences = sequences(in.sequences);
-  d.select = select_spec(in.select, "select");
-  d.rope = rope_spec(in.rope, "rope");
-  d.softmax_scale = in.softmax_scale;
-  d.total_len = in.total_len;
-  return d;
+  return desc_of<PrefillDesc>(in, context, pins);
 }
 
 GateDesc gate_desc(const seer_gate_desc &in, const Context &context, Context::Pins &pins) {
   check_flags(in.flags, SEER_GATE_LOGITS, "desc");
-  GateDesc d;
-  d.q = tensor(in.q, "q", context, pins);
-  d.k = tensor(in.k, "k", context, pins);
-  d.scores = tensor(in.scores, "scores", context, pins);
-  d.mask = tensor(in.mask, "mask", context, pins);
-  d.sequences = sequences(in.sequences);
-  d.select = select_spec(in.select, "select");
-  d.rope = rope_spec(in.rope, "rope");
-  d.total_len = in.total_len;
+  auto d = desc_of<GateDesc>(in, context, pins);
   d.logits = (in.flags & SEER_GATE_LOGITS) != 0;
   return d;
 }
 
 SelectDesc select_desc(const seer_select_desc &in, const Context &context, Context::Pins &pins) {
   check_flags(in.flags, 0, "desc");
-  check_reserved(in.reserved, "desc", "reserved");
-  SelectDesc d;
-  d.scores = tensor(in.scores, "scores", context, pins);
-  d.mask = tensor(in.mask, "mask", context, pins);
-  d.sequences = sequences(in.sequences);
+  auto d = desc_of<SelectDesc>(in, context, pins);
   d.q_len = in.q_len;
   d.k_len = in.k_len;
-  d.block_size = in.block_size;
-  d.select = select_spec(in.select, "select");
-  d.total_len = in.total_len;
   return d;
 }
 
 AttentionDesc attention_desc(const seer_attention_desc &in, const Context &context, Context::Pins &pins) {
   check_flags(in.flags, 0, "desc");
-  check_reserved(in.reserved, "desc", "reserved");
-  AttentionDesc d;
-  d.q = tensor(in.q, "q", context, pins);
-  d.k = tensor(in.k, "k", context, pins);
-  d.v = tensor(in.v, "v", context, pins);
-  d.out = tensor(in.out, "out", context, pins);
-  d.lse = tensor(in.lse, "lse", context, pins);
-  d.mask = tensor(in.mask, "mask", context, pins);
-  d.sequences = sequences(in.sequences);
-  d.rope = rope_spec(in.rope, "rope");
-  d.softmax_scale = in.softmax_scale;
-  d.block_size = in.block_size;
-  return d;
+  return desc_of<AttentionDesc>(in, context, pins);
 }
 
 ContextParams context_params(const seer_context_params *params) {
