@@ -44,6 +44,7 @@ public:
         if (!done) return false;
         found = recorder_.finish(*call_);
       } catch (...) {
+        if (call_->last) recorder_.fn_.cuEventSynchronize(call_->last);  // its memory may be in use
         recorder_.recycle(std::move(call_));
         throw;
       }

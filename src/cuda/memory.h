@@ -12,7 +12,7 @@ struct CudaDevice;
 // Memory::handle of what is the driver's although the caller has an allocator.
 constexpr uint64_t kDriverMemory = 1;
 
-// Aligned to 256 bytes and a multiple of 16. Any thread. Throws device_out_of_memory.
+// Aligned to 16 bytes at least (the driver's to 256), in whole 16 bytes. Any thread. Throws device_out_of_memory.
 Memory alloc(CudaDevice &device, uint64_t bytes);
 // While a call is recorded on this thread: when its work is done. Else at once, which waits for the device.
 void free(CudaDevice &device, const Memory &memory) noexcept;

@@ -12,8 +12,11 @@
 
 struct Release {
   void operator()(seer_context *c) const { seer_context_release(c); }
+  void operator()(seer_model *m) const { seer_model_release(m); }
+  void operator()(seer_gate_cache *c) const { seer_gate_cache_release(c); }
 };
 using ContextHandle = std::unique_ptr<seer_context, Release>;
+using ModelHandle = std::unique_ptr<seer_model, Release>;
 
 inline ContextHandle make_context(const seer_allocator *allocator = nullptr, int32_t device = 0) {
   seer_context_params params = SEER_INIT(seer_context_params);
@@ -34,6 +37,28 @@ inline seer_tensor tensor(void *data, uint64_t size, seer_dtype dtype, std::init
   t.size = size;
   std::copy(shape.begin(), shape.end(), t.shape);
   return t;
+}
+
+// One layer, gates of the published form.
+inline ModelHandle make_model(const ContextHandle &context, int32_t heads, int32_t kv_heads, int32_t dim) {
+  seer_gate_config config = SEER_INIT(seer_gate_config);
+  config.layers = 1;
+  config.q_heads = heads;
+  config.kv_heads = kv_heads;
+  config.head_dim = config.gate_dim = dim;
+  config.block_size = 64;
+  config.q_pool = SEER_POOL_AVG;
+  config.k_pool = SEER_POOL_MAX | SEER_POOL_MIN | SEER_POOL_AVG;
+  config.rope.kind = SEER_ROPE_THETA;
+  config.rope.theta = 500000;
+  std::vector<uint16_t> matrix(size_t(heads) * 3 * size_t(dim) * size_t(dim));
+  seer_gate_weights layer = SEER_INIT(seer_gate_weights);
+  layer.wk = tensor(matrix.data(), matrix.size() * 2, SEER_BF16, {heads, 3 * dim, dim});
+  layer.wk.mem = SEER_MEM_HOST;
+  const seer_gate_weights *layers[] = {&layer};
+  seer_model *made = nullptr;
+  REQUIRE_MESSAGE(seer_model_create(context.get(), &config, layers, &made) == SEER_OK, seer_last_error());
+  return ModelHandle(made);
 }
 
 // Attention over tensors in the fake's memory.

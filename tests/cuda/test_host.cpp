@@ -338,23 +338,7 @@ TEST_CASE("the workspace of a prefill of 128k tokens, 32 query heads: 64 MB beyo
   const Clean clean;
   const auto context = make_context();
   constexpr int64_t tokens = 131072, heads = 32, kv_heads = 8, dim = 128;
-  seer_gate_config config = SEER_INIT(seer_gate_config);
-  config.layers = 1;
-  config.q_heads = heads;
-  config.kv_heads = kv_heads;
-  config.head_dim = config.gate_dim = dim;
-  config.block_size = 64;
-  config.q_pool = SEER_POOL_AVG;
-  config.k_pool = SEER_POOL_MAX | SEER_POOL_MIN | SEER_POOL_AVG;
-  config.rope.kind = SEER_ROPE_THETA;
-  config.rope.theta = 500000;
-  std::vector<uint16_t> matrix(size_t(heads * 3 * dim * dim));
-  seer_gate_weights layer = SEER_INIT(seer_gate_weights);
-  layer.wk = tensor(matrix.data(), matrix.size() * 2, SEER_BF16, {heads, 3 * dim, dim});
-  layer.wk.mem = SEER_MEM_HOST;
-  const seer_gate_weights *layers[] = {&layer};
-  seer_model *model = nullptr;
-  REQUIRE_MESSAGE(seer_model_create(context.get(), &config, layers, &model) == SEER_OK, seer_last_error());
+  const ModelHandle model = make_model(context, heads, kv_heads, dim);
   seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
   desc.q = desc.out = tensor(nullptr, 0, SEER_BF16, {1, tokens, heads, dim});
   desc.k = desc.v = tensor(nullptr, 0, SEER_BF16, {1, tokens, kv_heads, dim});
@@ -364,12 +348,11 @@ TEST_CASE("the workspace of a prefill of 128k tokens, 32 query heads: 64 MB beyo
     desc.select.ratio = 0.1;
     desc.select.token_budget = 8192;
     uint64_t bytes = 0;
-    CHECK_MESSAGE(seer_prefill_workspace(context.get(), model, &desc, &bytes) == SEER_OK, seer_last_error());
+    CHECK_MESSAGE(seer_prefill_workspace(context.get(), model.get(), &desc, &bytes) == SEER_OK, seer_last_error());
     MESSAGE("workspace: ", double(int64_t(bytes) - copies) / (1 << 20), " MB beyond the rotated copies");
     CHECK(int64_t(bytes) > copies);
     CHECK(int64_t(bytes) - copies <= int64_t{64} << 20);
   }
-  seer_model_release(model);
 }
 
 TEST_CASE("errors: memory that cannot be had is an outcome, and the context lives on") {

@@ -221,6 +221,93 @@ TEST_CASE("errors: a context that cannot be made leaves nothing behind") {
   }
 }
 
+TEST_CASE("errors: any call of the driver may fail in a prefill, and leaves the gate cache as it was") {
+  for (const bool sticky : {false, true}) {
+    bool through = false;
+    for (int nth = 1; !through; nth++) {
+      REQUIRE(nth < 300);
+      CAPTURE(nth);
+      CAPTURE(sticky);
+      const Clean clean;
+      const fake::Counts before = fake::control().counts();
+      {
+        const auto context = make_context();
+        const auto model = make_model(context, 4, 2, 64);
+        seer_gate_cache_params sizes = SEER_INIT(seer_gate_cache_params);
+        sizes.sequences = 2;
+        sizes.max_tokens = 1000;
+        seer_gate_cache *made = nullptr;
+        REQUIRE(seer_gate_cache_create(context.get(), model.get(), &sizes, &made) == SEER_OK);
+        const std::unique_ptr<seer_gate_cache, Release> cache(made);
+        const fake::Stream stream;
+        const Attention a(2, 300, 300, 4, 2, 64);
+        seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
+        desc.q = a.desc.q;
+        desc.k = a.desc.k;
+        desc.v = a.desc.v;
+        desc.out = a.desc.out;
+        desc.mask = a.desc.mask;
+        desc.cache = cache.get();
+        desc.select.method = SEER_SELECT_RATIO;
+        desc.select.ratio = 0.3;
+        seer_submit submit = SEER_INIT(seer_submit);
+        submit.flags = SEER_SUBMIT_USE_STREAM;
+        submit.cuda_stream = stream.handle;
+        bool recorded = false;
+        const auto prefill = [&] {
+          seer_ticket ticket = 0;
+          const seer_status status = seer_prefill(context.get(), model.get(), 0, &desc, &submit, &ticket);
+          recorded = status == SEER_OK;
+          return recorded ? seer_wait(context.get(), ticket, UINT64_MAX) : status;
+        };
+        const auto length = [&](int64_t expected) {
+          int64_t tokens = -1;
+          CHECK(seer_gate_cache_length(cache.get(), 0, 1, &tokens) == SEER_OK);
+          CHECK(tokens == expected);
+        };
+        fake::control().fail("", nth, sticky ? kIllegalAddress : kInvalidValue, sticky);
+        const uint64_t calls = fake::control().calls("");
+        const seer_status status = prefill();
+        through = status == SEER_OK && fake::control().calls("") - calls < uint64_t(nth);
+        fake::control().reset_errors();
+        if (through) {
+          length(256);
+        } else if (sticky) {
+          CHECK(prefill() == SEER_ERROR_DEVICE_LOST);
+        } else if (recorded) {  // what failed is the look at its end, and only here does that not lose the device
+          length(256);
+        } else {
+          CHECK(status != SEER_OK);
+          length(0);
+          CHECK_MESSAGE(prefill() == SEER_OK, seer_last_error());
+          length(256);
+        }
+      }
+      const fake::Counts after = fake::control().counts();
+      CHECK(after == fake::Counts{before.device_memory, before.pinned_memory, before.streams, before.events,
+                                  before.modules, before.contexts, before.bytes, after.peak_bytes});
+    }
+  }
+}
+
+TEST_CASE("errors: what a call holds is not used again before its work is done, though the wait for it failed") {
+  const Clean clean;
+  const auto context = make_context();
+  const fake::Stream stream;
+  const Attention a(2, 300, 300), b(2, 200, 200);
+  fake::control().fail("cuEventQuery", 1, kInvalidValue, false);
+  seer_ticket ticket = 0;
+  REQUIRE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK);
+  CHECK(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_ERROR_INTERNAL);
+  REQUIRE(run(context, b.desc, &stream.handle) == SEER_OK);
+  REQUIRE(seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
+  const auto all = launches("attend_");
+  REQUIRE(all.size() == 2);
+  REQUIRE(all[0].attend_sequences.size() == 2);
+  CHECK(all[0].attend_sequences[1].q_len == 300);
+  CHECK(all[1].attend_sequences[1].q_len == 200);
+}
+
 TEST_CASE("errors: a wait for another stream's call that cannot be recorded leaks nothing") {
   const Clean clean;
   const fake::Counts before = fake::control().counts();
