@@ -166,6 +166,25 @@ struct SelectPush {
   uint heads;
 };
 
+// select_coopmat: an item is some block rows of a head; tiles of that many key blocks. Its specialization constants are
+// named in the kernel.
+SEER_CONSTANT kSelectCols = 32;
+
+struct SelectSplitPush {
+  uint first, count;
+  uint q_skip, k_skip, split_skip;
+  uint powers;  // words into split's binding
+  uint q_heads, k_heads;
+  uint head, heads;  // of the call; the window of the mask begins with `head`
+  uint mask_skip, mask_head, mask_row, stats_skip;
+  uint row, rows, row_tiles;  // the windows of q and mask begin with `row`, those of k and split with key block 0
+  uint words;                 // as in SelectPush, from here on
+  uint block, q_len, offset;
+  uint flags;
+  uint causal_low, causal_high;
+  float threshold, scale;
+};
+
 // ---- masks of bytes -------------------------------------------------------------------------------------------------
 // Items are kBytesThreads words: of bits (pack) or of bytes (unpack).
 

@@ -33,6 +33,7 @@ layout(binding = kPoolTable) restrict readonly buffer Table4 { vec4 rope_table4[
 const uint PER_WORD = DTYPE == kDTypeF32 ? 1 : 2;
 const uint WIDE = WORDS == 0 ? 1 : WORDS * PER_WORD;  // elements of each half, at most 8
 const uint GROUPS = kPoolThreads / UNITS;
+const uint SHARE = (2 * WIDE + GROUPS - 1) / GROUPS;  // of a thread, of the channels of its unit
 
 shared float parts[kPoolThreads * 16];
 shared uint nan_parts[kPoolThreads];
@@ -175,14 +176,16 @@ void main() {
     [[unroll]] for (uint c = 0; c < 2 * WIDE; c++)
       parts[c * kPoolThreads + thread] = kind == 0 ? high[c] : kind == 1 ? low[c] : sum[c];
     barrier();
-    if (group == 0 && live) {
+    // The threads of the same channels share these, too.
+    if (live) {
       uint any_nan = 0;
       if ((BITS & 3) != 0)
-        for (uint g = 0; g < GROUPS; g++) any_nan |= nan_parts[g * UNITS + thread];
-      [[unroll]] for (uint c = 0; c < 2 * WIDE; c++) {
-        float value = parts[c * kPoolThreads + thread];
+        for (uint g = 0; g < GROUPS; g++) any_nan |= nan_parts[g * UNITS + thread % UNITS];
+      for (uint c = group * SHARE; c < min((group + 1) * SHARE, 2 * WIDE); c++) {
+        const uint part = c * kPoolThreads + thread % UNITS;
+        float value = parts[part];
         for (uint g = 1; g < GROUPS; g++) {
-          const float other = parts[c * kPoolThreads + g * UNITS + thread];
+          const float other = parts[part + g * UNITS];
           value = kind == 0 ? max(value, other) : kind == 1 ? min(value, other) : value + other;
         }
         if (kind == 2) value /= tokens;

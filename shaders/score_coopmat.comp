@@ -10,6 +10,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_vote : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #pragma use_vulkan_memory_model
 #include "args.h"
@@ -166,7 +167,8 @@ void main() {
   for (uint c = thread(); c < at.cols; c += THREADS)
     if (floatBitsToUint(powers_k[p.powers_k + (at.col0 + c) * p.k_heads + at.k_head]) == nan) special = 1;
   barrier();
-  if (special == 0) {
+  // A vote: what follows must not look divergent to a compiler (attend_flexible.comp).
+  if (subgroupAll(special == 0)) {
     multiply(at);
   } else {
     [[dont_unroll]] for (uint x = thread(); x < ROWS * COLS; x += THREADS)

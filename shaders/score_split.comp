@@ -1,12 +1,12 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
-// Gate vectors as two f16 each, for score_coopmat.comp: x 2^n = high + low, with 2^n such that the vector's largest
-// value is between 2^14 and 2^15. What is lost is below 2^-21 of a value, or 2^-38 of the largest.
+// Gate vectors as two f16 each (split.glsl), for score_coopmat.comp and select_coopmat.comp.
 //
 // A vector of dim channels becomes dim / 2 words of high parts, then as many of low ones. Its 2^-n goes behind all
-// vectors; it is NaN, and the parts mean nothing, where the vector has a NaN or an infinity.
+// vectors; it is NaN, and the parts mean nothing, where the vector cannot be taken apart.
 #include "args.h"
 #include "item.glsl"
+#include "split.glsl"
 
 layout(local_size_x = kSplitThreads) in;
 
@@ -30,25 +30,18 @@ void main() {
   if (thread < kSplitVectors) largest[thread] = 0;
   barrier();
   uint most = 0;
-  for (uint q = lane; q < end; q += LANES) {
-    const uvec4 bits = floatBitsToUint(from[base + q]) & 0x7fffffffu;
-    most = max(most, max(max(bits.x, bits.y), max(bits.z, bits.w)));
-  }
+  for (uint q = lane; q < end; q += LANES) most = max(most, largest_of(from[base + q]));
   atomicMax(largest[slot], most);
   barrier();
-  const uint bits = largest[slot];
-  const bool finite = bits < 0x7f800000u;
-  // As the exponents of an f32: 2^n, and 254 less it for 2^-n. Neither leaves the normal numbers.
-  const uint up = min(268 - min(bits >> 23, 254), 253);
+  const bool fine = splits(largest[slot]);
+  const uint up = split_exponent(largest[slot]);
   const float factor = uintBitsToFloat(up << 23);
   const uint words = p.to_skip / 8 + vector * 2 * quads;
   for (uint q = lane; q < end; q += LANES) {
-    const vec4 x = finite ? from[base + q] * factor : vec4(0.0);
-    // The first 11 bits, by cutting the others off: a compiler may take what f16 makes of x for x.
-    const vec4 high = uintBitsToFloat(floatBitsToUint(x) & 0xffffe000u), low = x - high;
-    to[words + q] = uvec2(packHalf2x16(high.xy), packHalf2x16(high.zw));
-    to[words + quads + q] = uvec2(packHalf2x16(low.xy), packHalf2x16(low.zw));
+    const vec4 x = fine ? from[base + q] * factor : vec4(0.0), high = split_high(x);
+    to[words + q] = pack_halves(high);
+    to[words + quads + q] = pack_halves(x - high);
   }
-  const float undo = finite ? uintBitsToFloat((254 - up) << 23) : uintBitsToFloat(0x7fc00000u);
+  const float undo = fine ? uintBitsToFloat((254 - up) << 23) : uintBitsToFloat(0x7fc00000u);
   if (lane == 0 && end > 0) powers[p.to_skip / 4 + p.vectors * p.dim + vector] = undo;
 }

@@ -26,11 +26,11 @@ float weight(Softmax s, uint word) {
   return exp(uintBitsToFloat(word) - s.top);
 }
 
-float probability(Softmax s, uint word) {
-  if (s.sum == 0.0) return 0.0;
-  const float w = weight(s, word);
-  const float quotient = w / s.sum;
-  // A division may be off by 2.5 ulps; equal scores must give what a rounded quotient gives, or a threshold of 1 / n
-  // decides otherwise than elsewhere.
-  return fma(fma(-quotient, s.sum, w), 1.0 / s.sum, quotient);
+// A division may be off by 2.5 ulps; equal scores must give what a rounded quotient gives, or a threshold of 1 / n
+// decides otherwise than elsewhere.
+float divided(float weight, float sum) {
+  const float quotient = weight / sum;
+  return fma(fma(-quotient, sum, weight), 1.0 / sum, quotient);
 }
+
+float probability(Softmax s, uint word) { return s.sum == 0.0 ? 0.0 : divided(weight(s, word), s.sum); }

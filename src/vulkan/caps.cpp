@@ -309,6 +309,8 @@ void override_caps(Caps &caps) {
   caps.coopmat = caps.coopmat && caps.memory_model;
   take_away("BF16_COOPMAT", caps.bf16_coopmat);
   take_away("COOPMAT_SCORE", caps.coopmat_score);
+  take_away("COOPMAT_PROJECT", caps.coopmat_project);
+  take_away("COOPMAT_SELECT", caps.coopmat_select);
   take_away("COOPMAT2_FLEXIBLE", caps.coopmat2_flexible);
   take_away("COOPMAT2_WORKGROUP", caps.coopmat2_workgroup);
   take_away("COOPMAT2_TENSOR", caps.coopmat2_tensor);

@@ -76,6 +76,8 @@ struct Caps {
   // Cooperative matrices; the shapes' accumulators are f32.
   bool coopmat = false, bf16_coopmat = false;
   bool coopmat_score = true;           // score may use them; false: its self-test failed
+  bool coopmat_project = true;         // project may; likewise
+  bool coopmat_select = true;          // select by threshold may, without bands of logits; likewise
   std::vector<CoopShape> coop_shapes;  // best first
   bool coopmat2_flexible = false, coopmat2_reductions = false, coopmat2_conversions = false;
   bool coopmat2_per_element = false, coopmat2_workgroup = false, coopmat2_tensor = false, coopmat2_block_loads = false;

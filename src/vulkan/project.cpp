@@ -1,7 +1,8 @@
-// project: see shaders/project.comp.
+// project: see shaders/project.comp and project_coopmat.comp.
 #include <array>
 
 #include "../../shaders/args.h"
+#include "gate_proof.h"
 #include "kernels.h"
 #include "pieces.h"
 #include "rope.h"
@@ -18,6 +19,8 @@ void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args) {
   for (const Sequence &s : args.sequences)
     if (q ? s.q_len > 0 : s.k_blocks(args.block) > s.cached_blocks)
       table_rows = std::max(table_rows, s.k_blocks(args.block));
+  std::optional<ProjectTile> matrices = matrix ? project_tile(device.caps, args) : std::nullopt;
+  if (matrices && !project_proven(device, *matrices, rotates)) matrices.reset();
   const Window table = rotates && table_rows > 0 ? device.rope->get(args.rope, table_rows) : recorder.absent();
 
   bool beside = !q && recorder.marked(Recorder::Mark::projected_q), any = false;
@@ -57,6 +60,17 @@ void project(VulkanDevice &device, Exec &exec, const ProjectArgs &args) {
       push.row_tiles = uint32_t(ceil_div(p.rows, int64_t{rows}));
       push.pair_tiles = uint32_t(ceil_div(push.half_dim, pairs));
 
+      const auto wide = [](const Window &window) { return window.skip % 16 == 0; };
+      if (matrices && wide(pooled) && wide(weight) && wide(gate)) {
+        push.row_tiles = uint32_t(ceil_div(p.rows, int64_t{matrices->rows}));
+        push.pair_tiles = push.half_dim / matrices->pairs;
+        const uint64_t items = uint64_t(p.heads) * push.row_tiles * push.pair_tiles;
+        recorder.dispatch(
+            exec, device.kernel(matrices->key(rotates)), std::array{pooled, weight, gate, table}, push,
+            {.items = items, .flops = 4.0 * matrices->rows * matrices->pairs * double(args.in), .beside = beside});
+        beside = any = true;
+        return;
+      }
       const bool by_four = args.in % 4 == 0 && pooled.skip % 16 == 0;
       const bool matrix_by_four =
           matrix && args.out % 8 == 0 && weight.skip % (4 * element_size(args.weight.dtype)) == 0;

@@ -13,7 +13,8 @@ uint32_t ScoreTile::shared_bytes() const {
 
 std::optional<ScoreTile> score_tile(const Caps &caps, int64_t dim) {
   if (!caps.coopmat || !caps.coopmat_score || !caps.fp16 || !caps.subgroup_size_control || !caps.full_subgroups ||
-      caps.max_bindings < 5 || caps.max_push < sizeof(ScoreSplitPush))
+      !(caps.subgroup_ops & VK_SUBGROUP_FEATURE_VOTE_BIT) || caps.max_bindings < 5 ||
+      caps.max_push < sizeof(ScoreSplitPush))
     return std::nullopt;
   const auto divides = [](uint32_t a, int64_t b) { return a > 0 && b % a == 0; };
   for (const CoopShape &shape : caps.coop_shapes)

@@ -1,7 +1,9 @@
 // select: see shaders/select.comp and select_subgroup.comp. From gate vectors it computes the logits of a band of rows
 // at a time into scratch and selects from there, so that no n x n matrix is ever written: a second computation of the
-// logits, or one per bit of a key, would cost more than the bytes. Where the logits come from cooperative matrices the
-// vectors, taken apart, lie in the scratch behind the bands.
+// logits on a device's cores, or one per bit of a key, would cost more than the bytes. Where the logits come from
+// cooperative matrices the vectors, taken apart, lie in the scratch behind the bands. By threshold, cooperative
+// matrices whose layout is known do it without bands (select_coopmat.h): the scratch has the vectors of key blocks
+// then.
 #include <array>
 #include <optional>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "../select_rule.h"
 #include "score.h"
 #include "score_coopmat.h"
+#include "select_coopmat.h"
 
 namespace seer::vulkan {
 namespace {
@@ -48,8 +51,12 @@ int64_t row_blocks(const SelectArgs &args, const Sequence &s, int64_t row) {
   return causal_blocks(row, s.q_len, s.offset(), args.block);
 }
 
-// Bytes of a half: all rows of the largest sequence, at most most_half_bytes, at least one row.
-int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
+// Bytes of a half, in whole `offset_alignment`: of the longest row, and of all rows of the largest sequence, but then
+// at most most_half_bytes.
+struct HalfBytes {
+  int64_t least = 0, most = 0;
+};
+HalfBytes half_bytes(const Caps &caps, const SelectArgs &args) {
   int64_t all = 0, row = 0;
   for (const Sequence &s : args.sequences) {
     const int64_t rows = scored_rows(args, s);
@@ -59,7 +66,8 @@ int64_t half_bytes(const Caps &caps, const SelectArgs &args) {
     all = std::max(all, checked_mul(row_bytes, rows, args.q_heads));
   }
   const int64_t limit = std::min(most_half_bytes(caps), int64_t(caps.max_range) - int64_t{caps.offset_alignment});
-  return round_up(std::max(row, std::min(all, limit)), int64_t{caps.offset_alignment});
+  const int64_t alignment = caps.offset_alignment;
+  return {round_up(row, alignment), round_up(std::max(row, std::min(all, limit)), alignment)};
 }
 
 // The vectors of a sequence on cooperative matrices: as many as its rows and key blocks have.
@@ -72,14 +80,38 @@ Vectors vectors_of(const SelectArgs &args, const Sequence &s) {
   return {rows * args.gate.q_heads, row_blocks(args, s, rows - 1) * args.gate.k_heads};
 }
 
-// The tile of the logits on cooperative matrices, where all that they read and write can be bound whole.
-std::optional<ScoreTile> tile_of(const Caps &caps, const SelectArgs &args) {
-  const std::optional<ScoreTile> tile = score_tile(caps, args.gate.dim);
-  for (const Sequence &s : args.sequences) {
+// Whether the vectors of each sequence can be bound whole, those of its rows and those of its key blocks.
+bool bindable(const Caps &caps, const SelectArgs &args, bool rows) {
+  return std::all_of(args.sequences.begin(), args.sequences.end(), [&](const Sequence &s) {
     const Vectors n = vectors_of(args, s);
-    if (split_bytes(std::max(n.q, n.k), args.gate.dim) + caps.offset_alignment > caps.max_range) return std::nullopt;
-  }
-  return tile;
+    return split_bytes(std::max(rows ? n.q : 0, n.k), args.gate.dim) + caps.offset_alignment <= caps.max_range;
+  });
+}
+
+// How logits come about, as far as the device's caps tell.
+struct Plan {
+  bool on_matrices = false;  // without bands, if the layout of matrices serves
+  std::optional<ScoreTile> tile;
+  int64_t half_bytes = 0, split_bytes = 0;  // of the scratch
+};
+
+Plan plan_of(const Caps &caps, const SelectArgs &args) {
+  Plan plan;
+  plan.on_matrices = args.rule.method == SelectMethod::threshold && args.gate.scale > 0 &&
+                     may_select_on_matrices(caps, args.gate.dim) && bindable(caps, args, false);
+  if (!plan.on_matrices && bindable(caps, args, true)) plan.tile = score_tile(caps, args.gate.dim);
+  const HalfBytes half = half_bytes(caps, args);
+  if (plan.on_matrices || plan.tile)
+    for (const Sequence &s : args.sequences) {
+      const Vectors n = vectors_of(args, s);
+      for (const int64_t vectors : {plan.tile ? n.q : 0, n.k})
+        plan.split_bytes += round_up(int64_t(split_bytes(vectors, args.gate.dim)), int64_t{caps.offset_alignment});
+    }
+  const int64_t alignment = caps.offset_alignment;
+  // Without bands they could still lie where the vectors lie, should the layout not serve after all.
+  plan.half_bytes =
+      plan.on_matrices ? std::clamp(plan.split_bytes / 2 / alignment * alignment, half.least, half.most) : half.most;
+  return plan;
 }
 
 // Rows of scores of one sequence: the caller's or a band of logits. `to` and the strides name the first of them.
@@ -90,23 +122,22 @@ struct Scores {
 
 class Call {
 public:
-  Call(VulkanDevice &device, Exec &exec, const SelectArgs &args)
-      : device_(device), exec_(exec), args_(args), half_bytes_(half_bytes(device.caps, args)) {
-    if (!args.scores.data) tile_ = tile_of(device.caps, args);
+  Call(VulkanDevice &device, Exec &exec, const SelectArgs &args) : device_(device), exec_(exec), args_(args) {
+    if (!args.scores.data) plan_ = plan_of(device.caps, args);
   }
 
   void run();
 
 private:
-  void split(bool beside);
+  void split(char *to, bool beside);
+  bool on_matrices(bool beside);
   void bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool beside);
   void select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside);
 
   VulkanDevice &device_;
   Exec &exec_;
   const SelectArgs &args_;
-  int64_t half_bytes_;
-  std::optional<ScoreTile> tile_;
+  Plan plan_;
   std::vector<SplitLogits> split_;  // of each sequence
   int64_t bands_ = 0;
 };
@@ -187,10 +218,9 @@ void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bo
   });
 }
 
-// Takes the vectors of all sequences apart.
-void Call::split(bool beside) {
+// Takes the vectors of all sequences apart: those of rows only for bands.
+void Call::split(char *to, bool beside) {
   const GateVectors &gate = args_.gate;
-  char *to = static_cast<char *>(args_.scratch) + 2 * half_bytes_;
   const auto side = [&](const float *from, int64_t vectors) {
     void *here = to;
     if (vectors > 0) {
@@ -202,15 +232,37 @@ void Call::split(bool beside) {
   };
   for (const Sequence &s : args_.sequences) {
     const Vectors n = vectors_of(args_, s);
-    const void *q = side(gate.q + s.q_row * gate.q_heads * gate.dim, n.q);
+    const void *q = side(gate.q + s.q_row * gate.q_heads * gate.dim, plan_.tile ? n.q : 0);
     const void *k = side(gate.k + s.k_row * gate.k_heads * gate.dim, n.k);
     split_.push_back({.split_q = q, .split_k = k, .q_vectors = n.q, .k_vectors = n.k});
   }
 }
 
+// The rows of all sequences without bands. False, and nothing is recorded: the layout does not serve.
+bool Call::on_matrices(bool beside) {
+  int64_t rows = 0;
+  for (const Sequence &s : args_.sequences) rows += scored_rows(args_, s) * args_.q_heads;
+  const std::optional<SelectTile> tile = select_tile(device_, args_.gate.dim, rows);
+  if (!tile) return false;
+  split(static_cast<char *>(args_.scratch), beside);
+  beside = false;
+  for (size_t i = 0; i < args_.sequences.size(); i++) {
+    const Sequence &s = args_.sequences[i];
+    const SelectSplit what{.args = args_,
+                           .sequence = s,
+                           .rows = scored_rows(args_, s),
+                           .split_k = split_[i].split_k,
+                           .k_vectors = split_[i].k_vectors};
+    if (what.rows == 0) continue;
+    record_select_split(device_, exec_, *tile, what, beside);
+    beside = true;
+  }
+  return true;
+}
+
 // As many heads as fit a half of the scratch, or of one head as many rows. `beside`: of the first logits.
 void Call::bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool beside) {
-  const int64_t floats = half_bytes_ / 4, whole = checked_mul(rows, row_blocks(args_, s, rows - 1));
+  const int64_t floats = plan_.half_bytes / 4, whole = checked_mul(rows, row_blocks(args_, s, rows - 1));
   const auto band = [&](const Piece &p) {
     float *half = static_cast<float *>(args_.scratch) + bands_ % 2 * floats;
     const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
@@ -224,8 +276,8 @@ void Call::bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool
                         .to = half,
                         .stride_head = p.rows * cols,
                         .stride_row = cols};
-    if (tile_)
-      record_split_logits(device_, exec_, *tile_, logits, split, beside);
+    if (plan_.tile)
+      record_split_logits(device_, exec_, *plan_.tile, logits, split, beside);
     else
       record_logits(device_, exec_, logits, beside);
     select(s, p, {half, p.rows * cols, cols}, false);
@@ -262,13 +314,14 @@ void Call::run() {
     }
   }
   if (args_.scores.data) return;
-  if (tile_) {
-    split(beside);
+  if (plan_.on_matrices && on_matrices(beside)) return;
+  if (plan_.tile) {
+    split(static_cast<char *>(args_.scratch) + 2 * plan_.half_bytes, beside);
     beside = false;
   }
   for (size_t i = 0; i < args_.sequences.size(); i++) {
     const int64_t scored = scored_rows(args_, args_.sequences[i]);
-    if (scored > 0) bands(args_.sequences[i], scored, tile_ ? split_[i] : SplitLogits{}, beside || bands_ > 0);
+    if (scored > 0) bands(args_.sequences[i], scored, plan_.tile ? split_[i] : SplitLogits{}, beside || bands_ > 0);
   }
 }
 
@@ -276,14 +329,9 @@ void Call::run() {
 
 uint64_t select_scratch(const VulkanDevice &device, const SelectArgs &args) {
   if (args.scores.data) return 0;
-  int64_t bytes = 2 * half_bytes(device.caps, args);
-  if (tile_of(device.caps, args))
-    for (const Sequence &s : args.sequences) {
-      const Vectors n = vectors_of(args, s);
-      for (const int64_t vectors : {n.q, n.k})
-        bytes += round_up(int64_t(split_bytes(vectors, args.gate.dim)), int64_t{device.caps.offset_alignment});
-    }
-  return uint64_t(bytes);
+  const Plan plan = plan_of(device.caps, args);
+  if (plan.on_matrices) return uint64_t(std::max(plan.split_bytes, 2 * plan.half_bytes));
+  return uint64_t(2 * plan.half_bytes + plan.split_bytes);
 }
 
 void select(VulkanDevice &device, Exec &exec, const SelectArgs &args) { Call(device, exec, args).run(); }

@@ -224,6 +224,13 @@ void check_select(Checker &c) {
           if (c.begin("select", name)) check(c, p, shape);
         }
       }
+  // Of sizes that tiles of matrices fit, with rows of several tiles, tails, and key blocks ahead of the first row.
+  for (size_t i : {0, 2, 3}) {
+    const std::string name = std::string("select_") + rules[i].name + "_vectors_p64_g2_tiles";
+    if (c.begin("select", name))
+      check(c, {rules[i].rule, false, 64, 2, 2, 64, Fill::normal, false},
+            {"tiles", true, {{3 * 64, 70 * 64}, {40 * 64 - 1, 40 * 64 - 1}, {90 * 64, 90 * 64}}});
+  }
   for (size_t i : {0, 4}) {
     const std::string name = std::string("select_") + rules[i].name + "_vectors_p64_g4_long";
     if (c.begin("select", name))
