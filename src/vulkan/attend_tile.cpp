@@ -191,8 +191,12 @@ bool sound(const FlexibleTile &t, const AttendShape &s) {
 // are all that registers bear, and only several heads leave enough subgroups then.
 std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
                                           uint32_t heads, uint32_t redo_rows) {
-  // Software drivers compile for minutes what is unrolled that much.
-  const uint32_t best_keys = choice("TILE_KEYS", caps.software() ? 16 : heads >= 4 ? 64 : 32);
+  const bool short_rows = shape.dim <= 64;  // half the registers for Q and the output
+  uint32_t best_keys = heads >= 4 || (heads == 2 && short_rows) ? 64 : 32;
+  uint32_t best_step = short_rows ? 64 : heads >= 2 && matrix.bf16 ? 16 : 32;
+  if (caps.software()) best_keys = best_step = 16;  // they compile for minutes what is unrolled that much
+  best_keys = choice("TILE_KEYS", best_keys);
+  best_step = choice("TILE_STEP", best_step);
   const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
   for (const uint32_t tiles : {choice("TILE_TILES", heads >= 2 ? 2 : 1), 1u})
     for (uint32_t keys = best_keys; keys >= 16; keys /= 2)
@@ -201,7 +205,7 @@ std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &s
                              .keys = keys,
                              .heads = heads,
                              .tiles = tiles,
-                             .step = std::min(choice("TILE_STEP", heads >= 2 && matrix.bf16 ? 16 : 32), keys),
+                             .step = std::min(best_step, keys),
                              .size = attend_subgroup(caps),
                              .m = matrix.m,
                              .n = matrix.n};
@@ -211,42 +215,120 @@ std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &s
   return std::nullopt;
 }
 
+// Of attend_split.comp.
+struct SplitTile {
+  uint32_t rows, keys, split, heads, tiles, size, m, n;
+
+  uint32_t own() const { return tiles * m; }  // rows of a subgroup
+  uint32_t subgroups() const { return heads * rows / own() * split; }
+  uint32_t threads() const { return subgroups() * size; }
+  // What attend_split.comp declares.
+  uint32_t shared_bytes(int64_t dim) const {
+    const uint32_t weights = split > 1 ? heads * rows * (keys / 8 | 1) : 1;
+    return 16 * (2 * keys * (uint32_t(dim) / 8 | 1) + weights) + 4 * (m * n + split * heads * rows + subgroups() + 1);
+  }
+};
+
+bool sound(const SplitTile &t, const AttendShape &s) {
+  return divides(t.split * t.n, s.dim) && divides(8, s.dim) && divides(t.rows, s.block) && divides(t.keys, s.block) &&
+         divides(t.own(), t.rows) && divides(t.split * t.n, t.keys) && divides(t.m, 2 * t.keys) &&
+         divides(4, t.m * t.n);
+}
+
+std::optional<SplitTile> split_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix, uint32_t heads,
+                                    uint32_t redo_rows) {
+  const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
+  for (const uint32_t tiles : {choice("TILE_TILES", 2), 1u})
+    for (uint32_t keys = choice("TILE_KEYS", caps.software() ? 16 : 32); keys >= 16; keys /= 2)
+      for (uint32_t rows = best_rows; rows >= redo_rows; rows /= 2) {
+        const SplitTile t{.rows = rows,
+                          .keys = keys,
+                          .split = choice("TILE_SPLIT", 2),
+                          .heads = heads,
+                          .tiles = tiles,
+                          .size = attend_subgroup(caps),
+                          .m = matrix.m,
+                          .n = matrix.n};
+        if (sound(t, shape) && t.threads() <= caps.max_invocations && t.shared_bytes(shape.dim) <= caps.max_shared)
+          return t;
+      }
+  return std::nullopt;
+}
+
+// What both kernels with a known layout need.
+std::string lacks(const Caps &caps, const AttendShape &shape, const CoopShape &matrix) {
+  if (std::string why = lacks(caps, shape, AttendTier::flexible); !why.empty()) return why;
+  if (matrix.bf16 != (shape.dtype == DType::bf16)) return "the device has no matrices of bf16";
+  if (!shape.wide) return "rows that do not begin at multiples of 16 bytes";
+  if (shape.dim > kFlexibleDim) return "a head dim beyond " + std::to_string(kFlexibleDim);
+  return {};
+}
+
+// Both kernels, but for the constants from 12 on.
+template <class Tile>
+AttendKernel kernel_of(const Caps &caps, const AttendShape &shape, const CoopShape &matrix, const Tile &t,
+                       const char *name, uint32_t constant3) {
+  const bool f16_sums = caps.f16_sums && matrix.f16_sums;
+  AttendKernel kernel;
+  kernel.tier = AttendTier::flexible;
+  kernel.rows = t.rows;
+  kernel.heads = t.heads;
+  kernel.dense = t.heads > 1;
+  kernel.key = {
+      .module = std::string(name) + (matrix.bf16 ? "_bf16"
+                                     : f16_sums  ? "_f16_sums"
+                                                 : "_f16"),
+      .constants = {t.threads(), t.rows, t.keys, constant3, uint32_t(shape.dim), uint32_t(shape.block),
+                    uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide_out), t.size, t.m, t.n, t.tiles},
+      .bindings = kAttendBindings,
+      .push_bytes = sizeof(AttendPush),
+      .subgroup_size = chooses_sizes(caps) ? t.size : 0,
+      .full_subgroups = chooses_sizes(caps),
+      .shared_bytes = t.shared_bytes(shape.dim)};
+  return kernel;
+}
+
+void add(KernelKey &key, std::initializer_list<uint32_t> constants) {
+  key.constants.insert(key.constants.end(), constants.begin(), constants.end());
+}
+
+// A weight of up to 2^kFlexibleSlack is too much for sums in f16.
+uint32_t slack_of(const Caps &caps, const CoopShape &matrix) {
+  return std::bit_cast<uint32_t>(caps.f16_sums && matrix.f16_sums ? 0.0f : kFlexibleSlack);
+}
+
+constexpr const char *kNoTile = "no tile of the device's matrix shapes fits this head dim and block";
+
 }  // namespace
 
 std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
                                             const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
                                             std::string &why) {
-  why = lacks(caps, shape, AttendTier::flexible);
-  if (matrix.bf16 != (shape.dtype == DType::bf16)) why = "the device has no matrices of bf16";
-  if (!shape.wide) why = "rows that do not begin at multiples of 16 bytes";
-  if (shape.dim > kFlexibleDim) why = "a head dim beyond " + std::to_string(kFlexibleDim);
+  why = lacks(caps, shape, matrix);
   if (!why.empty()) return std::nullopt;
-  const auto tile = flexible_tile(caps, shape, matrix, heads, redo_rows);
-  if (!tile) {
-    why = "no tile of the device's matrix shapes fits this head dim and block";
+  const auto t = flexible_tile(caps, shape, matrix, heads, redo_rows);
+  if (!t) {
+    why = kNoTile;
     return std::nullopt;
   }
-  const FlexibleTile &t = *tile;
-  const bool f16_sums = caps.f16_sums && matrix.f16_sums;
-  AttendKernel kernel;
-  kernel.tier = AttendTier::flexible;
-  kernel.rows = t.rows;
-  kernel.heads = heads;
-  kernel.dense = heads > 1;
-  kernel.key = {.module = matrix.bf16 ? "attend_flexible_bf16"
-                          : f16_sums  ? "attend_flexible_f16_sums"
-                                      : "attend_flexible_f16",
-                .constants = {t.threads(), t.rows, t.keys, heads, uint32_t(shape.dim), uint32_t(shape.block)},
-                .bindings = kAttendBindings,
-                .push_bytes = sizeof(AttendPush),
-                .subgroup_size = chooses_sizes(caps) ? t.size : 0,
-                .full_subgroups = chooses_sizes(caps),
-                .shared_bytes = t.shared_bytes(shape.dim)};
-  const uint32_t ahead = choice("TILE_AHEAD", 0), slack = std::bit_cast<uint32_t>(f16_sums ? 0.0f : kFlexibleSlack);
-  for (const uint32_t more : {uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide_out), t.size, t.m, t.n,
-                              t.tiles, t.step, ahead, layout.slots, layout.slot_shift, layout.lane_bits, slack,
-                              redo_rows, uint32_t(heads > 1 && !kernel.dense)})
-    kernel.key.constants.push_back(more);
+  AttendKernel kernel = kernel_of(caps, shape, matrix, *t, "attend_flexible", heads);
+  add(kernel.key, {t->step, choice("TILE_AHEAD", 0), layout.slots, layout.slot_shift, layout.lane_bits,
+                   slack_of(caps, matrix), redo_rows, uint32_t(heads > 1 && !kernel.dense)});
+  return kernel;
+}
+
+std::optional<AttendKernel> attend_split(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
+                                         const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
+                                         std::string &why) {
+  why = lacks(caps, shape, matrix);
+  if (!why.empty()) return std::nullopt;
+  const auto t = split_tile(caps, shape, matrix, heads, redo_rows);
+  if (!t) {
+    why = kNoTile;
+    return std::nullopt;
+  }
+  AttendKernel kernel = kernel_of(caps, shape, matrix, *t, "attend_split", t->split);
+  add(kernel.key, {layout.slots, layout.slot_shift, layout.lane_bits, slack_of(caps, matrix), redo_rows, heads});
   return kernel;
 }
 

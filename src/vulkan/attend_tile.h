@@ -47,7 +47,12 @@ std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape 
                                             const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
                                             std::string &why);
 
-// The least and the largest scale that it takes, and the most channels.
+// The same with the tile's keys and the output's channels split among subgroups (shaders/attend_split.comp).
+std::optional<AttendKernel> attend_split(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
+                                         const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
+                                         std::string &why);
+
+// The least and the largest scale that both take, and the most channels.
 constexpr std::pair<double, double> kFlexibleScale{1e-15, 1e6};
 constexpr int64_t kFlexibleDim = 128;
 

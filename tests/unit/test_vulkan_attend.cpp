@@ -251,5 +251,37 @@ TEST_CASE("vulkan attend: tiles of matrices of known layout keep what their kern
   CHECK(attend_coopmat(caps, bf16, 1, 16, why).has_value());
 }
 
+TEST_CASE("vulkan attend: tiles that subgroups split keep what their kernel assumes") {
+  int found = 0;
+  for (const uint32_t m : {8u, 16u})
+    for (const uint32_t size : {8u, 16u, 32u, 64u})
+      for (const uint32_t shared : {16384u, 32768u, 49152u})
+        for (const uint32_t invocations : {64u, 128u, 1024u})
+          for (const int64_t dim : {32, 48, 64, 80, 96, 100, 128, 256})
+            for (const int64_t block : {32, 64, 128}) {
+              Caps caps = caps_of(shared, invocations);
+              caps.coopmat = caps.fp16 = true;
+              caps.subgroup_size = caps.min_subgroup_size = size;
+              caps.subgroup_ops = ~0u;
+              caps.coop_shapes = {{m, m, m, false}};
+              const AttendShape shape{.dtype = DType::f16, .dim = dim, .block = block, .paired = true, .wide = true};
+              std::string why;
+              const auto kernel = attend_split(caps, shape, caps.coop_shapes[0], {.slots = 1}, 1, 16, why);
+              CHECK(kernel.has_value() == why.empty());
+              if (!kernel) continue;
+              found++;
+              const auto &c = kernel->key.constants;
+              const uint32_t threads = c[0], rows = c[1], keys = c[2], split = c[3], tiles = c[12];
+              REQUIRE((threads == rows / (tiles * m) * split * size && threads <= invocations));
+              REQUIRE(kernel->key.shared_bytes <= shared);
+              REQUIRE((block % rows == 0 && block % keys == 0 && rows % 16 == 0 && kernel->rows == rows));
+              // Whole matrices of keys and of channels for each subgroup of a row.
+              REQUIRE((keys % (split * m) == 0 && dim % (split * m) == 0 && dim <= 128));
+              REQUIRE(2 * keys % m == 0);
+              REQUIRE((c.size() == 19 && c[17] == 16 && c[18] == 1));
+            }
+  CHECK(found > 100);
+}
+
 }  // namespace
 }  // namespace seer::vulkan
