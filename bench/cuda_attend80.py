@@ -39,7 +39,8 @@ class Params(ctypes.Structure):  # AttendParams80 of cuda/launch_attend80.h
                    ("mask_head", ctypes.c_int64), ("mask_row", ctypes.c_int64), ("block_log2", ctypes.c_int32),
                    ("scale_log2", ctypes.c_float), ("dim", ctypes.c_int32), ("heads", ctypes.c_int32),
                    ("group", ctypes.c_int32), ("items", ctypes.c_int32), ("sequences", ctypes.c_int32),
-                   ("section", ctypes.c_int32), ("sequence", ctypes.c_void_p), ("only", cd.Sequence)])
+                   ("section", ctypes.c_int32), ("sequence", ctypes.c_void_p), ("only", cd.Sequence),
+                   ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p)])
 
 
 class Module:
@@ -72,7 +73,8 @@ class Kernels:
     def __init__(self, sm80, plain):
         self.modules = {"sm80": Module(sm80) if sm80 else None, "plain": Module(plain) if plain else None}
 
-    def plan(self, tier, q, k, v, out, lse=None, mask=None, block=64, scale=None, sequences=None, section=None):
+    def plan(self, tier, q, k, v, out, lse=None, mask=None, block=64, scale=None, sequences=None, section=None,
+             rope=None):
         """As cuda_driver.Attend.plan."""
         b, s, h, d = q.shape
         dims, stem = (TENSOR_DIMS, "attend_sm80") if tier == "sm80" else (PLAIN_DIMS, "attend_plain")
@@ -107,6 +109,9 @@ class Kernels:
             table = torch.frombuffer(bytearray(b"".join(bytes(x) for x in seqs)), dtype=torch.uint8).cuda()
             p.sequence = table.data_ptr()
             keep.append(table)
+        if rope is not None:
+            p.coarse, p.fine = rope.coarse.data_ptr(), rope.fine.data_ptr()
+            keep.append(rope)
         args = (ctypes.c_void_p * 1)(ctypes.addressof(p))
 
         def launch():
@@ -123,7 +128,7 @@ def draw(r, small, tiers, dims, dtypes):
     c = dict(tier=r.choice(tiers), block=r.choice([32, 64, 64, 128]), hkv=r.choice([1, 1, 2, 3]),
              group=r.choice([1, 2, 3, 4, 5, 7, 8, 16]), kind=r.choice(KINDS + ["dense"]),
              layout=r.choice(["bshd", "bhsd"]), section=r.choice([None, 1, 2, 8]), lse=r.random() < .8,
-             garbage=r.random() < .5, poison=r.random() < .3, scale=r.choice([None, None, None, 0.05, 1.0, 0.0, -0.1]))
+             garbage=r.random() < .5, poison=r.random() < .3, rope=r.random() < .5, scale=r.choice([None, None, None, 0.05, 1.0, 0.0, -0.1]))
     if c["tier"] == "sm80":
         c["dtype"], c["dim"], c["pad"] = r.choice(dtypes[:2]), r.choice(dims), r.choice([0, 0, 8, 24])
         c["dim"] = -(-c["dim"] // 8) * 8
@@ -209,7 +214,10 @@ def run_case(kernels, c, g):
             for t in (k, v) if token % 3 else (v,):
                 t[b, kb + token, head, token % c["dim"]] = (math.nan, math.inf, -math.inf)[token % 3]
     scale = c["dim"] ** -0.5 if c["scale"] is None else c["scale"]
-    launch = kernels.plan(c["tier"], q, k, v, out, lse, words, block, scale, seqs, c["section"])
+    tables = None
+    if c["rope"] and c["dim"] % 2 == 0:
+        tables = cd.RopeTables(max(s[4] for s in seqs), c["dim"], scaling=1.25)
+    launch = kernels.plan(c["tier"], q, k, v, out, lse, words, block, scale, seqs, c["section"], tables)
     launch()
     torch.cuda.synchronize()
     noticed = torch.zeros(c["batch"], q_tokens, heads, dtype=torch.bool, device="cuda")  # rows that attend to poison
@@ -236,6 +244,9 @@ def run_case(kernels, c, g):
     assert (whole == 777).all(), "wrote outside the output"
     out = first if c["layout"] == "bshd" else first.transpose(1, 2)
     out = out[:, guard:guard + q_tokens, :, :c["dim"]]
+    if tables is not None:
+        for (b, qb, ql, _, kl, _) in seqs:
+            q[b, qb:qb + ql] = tables.rotate(q[b, qb:qb + ql], kl - ql + torch.arange(ql, device="cuda"))
     ref, ref_lse = cd.reference(q, k.nan_to_num(0, 0, 0), v.nan_to_num(0, 0, 0), mask, block, seqs, scale)
     worst = 0.0
     for (b, qb, ql, _, _, _) in seqs:
@@ -249,7 +260,9 @@ def run_case(kernels, c, g):
             x, y = (t[b, :, qb:qb + ql].masked_fill(noticed[b, qb:qb + ql].T, 0) for t in (lse, ref_lse))
             assert torch.equal(x == -math.inf, y == -math.inf), "lse of empty rows"
             d = torch.where(y == -math.inf, 0, x - y).abs()
-            assert (d <= 1e-4 + 1e-5 * y.abs().nan_to_num(0, 0, 0)).all(), f"lse off by {d.max().item():.2e}"
+            # A rotated q that lies between two numbers of its type may become the other one.
+            flip = 10 * abs(scale) * torch.finfo(c["dtype"]).eps if tables is not None else 0
+            assert (d <= 1e-4 + flip + 1e-5 * y.abs().nan_to_num(0, 0, 0)).all(), f"lse off by {d.max().item():.2e}"
     return worst
 
 

@@ -25,7 +25,8 @@ class Params(ctypes.Structure):
         ("scale_log2", ctypes.c_float), ("heads", ctypes.c_int32), ("group", ctypes.c_int32),
         ("list_words", ctypes.c_int32), ("items", ctypes.c_int32), ("sequences", ctypes.c_int32),
         ("section", ctypes.c_int32), ("heads_first", ctypes.c_int32), ("sequence", ctypes.c_void_p),
-        ("only", Sequence), ("counter", ctypes.c_void_p), ("clocks", ctypes.c_void_p)]
+        ("only", Sequence), ("split", ctypes.c_int32), ("partial", ctypes.c_void_p), ("counter", ctypes.c_void_p), ("clocks", ctypes.c_void_p),
+        ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p)]
 
 
 class TensorMap(ctypes.Structure):
@@ -81,6 +82,28 @@ def pack_mask(mask):
     return torch.where(w >= 2**31, w - 2**32, w).to(torch.int32).contiguous()
 
 
+class RopeTables:
+    """Angles as kernels take them (PoolParams in cuda/launch.h)."""
+
+    def __init__(self, positions, dim, theta=5e5, scaling=1.0):
+        frequency = theta ** (-torch.arange(0, dim, 2, device="cuda", dtype=torch.float64) / dim)
+        rows = torch.arange(-(-positions // 64), device="cuda", dtype=torch.float64)[:, None] * 64
+        self.coarse = self.pairs(rows * frequency, scaling)
+        self.fine = self.pairs(torch.arange(64, device="cuda", dtype=torch.float64)[:, None] * frequency, 1.0)
+
+    @staticmethod
+    def pairs(angle, scaling):
+        return (torch.stack([angle.cos(), angle.sin()], -1) * scaling).float().contiguous()
+
+    def rotate(self, x, positions):
+        """x [token, head, dim] at these positions, in x's type."""
+        u, v = self.coarse[positions // 64], self.fine[positions % 64]
+        c = (u[..., 0] * v[..., 0] - u[..., 1] * v[..., 1])[:, None]
+        s = (u[..., 1] * v[..., 0] + u[..., 0] * v[..., 1])[:, None]
+        a, b = x.float().chunk(2, -1)
+        return torch.cat([a * c - b * s, b * c + a * s], -1).to(x.dtype)
+
+
 class Attend:
     """One kernel of a cubin. Tensors are [batch, token, head, dim] with any strides over the first three."""
 
@@ -95,23 +118,27 @@ class Attend:
         check(cuda.cuMemcpyDtoH_v2(ctypes.byref(shared), at, ctypes.c_size_t(4)))
         self.shared = shared.value
         self.sms = torch.cuda.get_device_properties(0).multi_processor_count
-        self.counter = torch.zeros(2, dtype=torch.int32, device="cuda")
+        self.counter = torch.zeros(512, dtype=torch.int32, device="cuda")
         self.clocks = torch.zeros(2, dtype=torch.int64, device="cuda")
 
     def plan(self, q, k, v, out, lse=None, mask=None, block=64, scale=None, sequences=None, heads_first=False,
-             section=None):
+             section=None, rope=None, split=1):
         """sequences: list of (batch, q_begin, q_len, k_begin, k_len, mask_row). mask: int32 words [batch, head, row,
-        word]. Returns a function that launches on the current stream."""
+        word]. rope: RopeTables for q, which is then taken as it is before RoPE. split: parts of first items. Returns a
+        function that launches on the current stream."""
         b, s, h, d = q.shape
         hkv = k.shape[2]
         if sequences is None:
             sequences = [(i, 0, s, 0, k.shape[1], 0) for i in range(b)]
-        group, seqs, items = h // hkv, [], 0
+        group, seqs, items, first_items = h // hkv, [], 0, hkv if heads_first else h
+        if self.groups * first_items * len(sequences) + 2 > self.counter.numel():
+            split = 1
         for (batch, qb, ql, kb, kl, mr) in sequences:
             rows = -(-ql // 64)
             n = hkv * -(-rows * group // self.groups) if heads_first else h * -(-rows // self.groups)
             if n == 0:
                 continue
+            n += first_items * (split - 1)
             seqs.append(Sequence(batch, qb, ql, kb, kl, mr, items, n))
             items += n
         p = Params()
@@ -132,7 +159,16 @@ class Attend:
             table = torch.frombuffer(bytearray(b"".join(bytes(x) for x in seqs)), dtype=torch.uint8).cuda()
             p.sequence = table.data_ptr()
             keep.append(table)
+        p.split = split
+        if split > 1:
+            parts = torch.full((first_items * len(seqs) * self.groups * split, 128 * (d // 2 + 4)), math.nan,
+                               device="cuda")
+            p.partial = parts.data_ptr()
+            keep.append(parts)
         p.counter, p.clocks = self.counter.data_ptr(), self.clocks.data_ptr()
+        if rope is not None:
+            p.coarse, p.fine = rope.coarse.data_ptr(), rope.fine.data_ptr()
+            keep.append(rope)
         maps = [self.encode(t, max(e)) for t, e in (
             (q, [x.q_begin + x.q_len for x in seqs]), (k, [x.k_begin + x.k_len for x in seqs]),
             (v, [x.k_begin + x.k_len for x in seqs]))]
@@ -167,7 +203,8 @@ class Attend:
 
 
 def reference(q, k, v, mask, block, sequences, scale):
-    """f32 attention over kept blocks and its LSE, as the library defines them. mask: bool [batch, head, row, col]."""
+    """f32 attention over kept blocks and its LSE, as the library defines them. mask: bool [batch, head, row, col]. What
+    meets an Inf or NaN of V is NaN."""
     b, s, h, d = q.shape
     out = torch.full((b, s, h, d), math.nan, device=q.device)
     lse = torch.full((b, h, s), math.nan, device=q.device)
@@ -186,6 +223,7 @@ def reference(q, k, v, mask, block, sequences, scale):
         a = a.masked_fill(~keep, -math.inf)
         l = torch.logsumexp(a, -1)
         p = torch.exp(a - torch.where(l == -math.inf, 0, l)[..., None])
-        out[batch, qb:qb + ql] = (p @ vs).transpose(0, 1)
+        met = keep.float() @ (~torch.isfinite(vs)).float() > 0
+        out[batch, qb:qb + ql] = (p @ vs.nan_to_num(0, 0, 0)).masked_fill(met, math.nan).transpose(0, 1)
         lse[batch, :, qb:qb + ql] = l
     return out, lse

@@ -268,6 +268,24 @@ struct Attend {
   }
 };
 
+// RoPE on Q; a rotated q is of q's type.
+template <class Type>
+__device__ __forceinline__ void rotate(const AttendParams80 &p, const Work &work, float *q, int pitch) {
+  const int half = p.dim / 2;
+#pragma unroll 1
+  for (int row = threadIdx.x / 32; row < kRows; row += kThreads / 32)
+#pragma unroll 1
+    for (int i = threadIdx.x % 32; i < half; i += 32) {
+      float *low = q + spread(row) * pitch + i, *high = low + half;
+      const float2 turn = turn_of(p, work, work.first + row, i);
+      Type a, b;
+      narrow(*low * turn.x - *high * turn.y, a);
+      narrow(*high * turn.x + *low * turn.y, b);
+      *low = widen(a);
+      *high = widen(b);
+    }
+}
+
 template <class C>
 __device__ __forceinline__ void attend(const AttendParams80 &p) {
   using Type = typename C::Type;
@@ -295,6 +313,10 @@ __device__ __forceinline__ void attend(const AttendParams80 &p) {
       Load<C, kPart> load(whole, p.dim);
       load.fetch(from + r * p.q_token, p.q_token, work.seq.q_len - work.first - r);
       load.put(q, [r](int i) { return spread(r + i); });
+    }
+    if (p.coarse != nullptr) {
+      __syncthreads();
+      rotate<Type>(p, work, q, C::kPitch);
     }
   }
 

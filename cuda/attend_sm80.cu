@@ -320,6 +320,10 @@ struct Attend {
     copy_wait<1>();
     if (p.scale_log2 < 0.f) negate_q();
     __syncthreads();
+    if (p.coarse != nullptr) {
+      rotate_q();
+      __syncthreads();
+    }
     if (C::kQInRegisters) load_q();
     Scores x, s;
     Probs probs;
@@ -371,6 +375,28 @@ struct Attend {
       next = after;
       mine = after_mine;
       after = walk.next(after_mine);
+    }
+  }
+  // RoPE on Q, two pairs of channels at a time; a rotated q is of q's type.
+  __device__ __forceinline__ void rotate_q() const {
+    const uint32_t smem = ring - kAttendRows * C::kRowBytes;
+    const int words = p.dim / 4;  // of half the channels
+#pragma unroll 1
+    for (int row = warp; row < kAttendRows; row += C::kWarps) {
+      const int turned = (row >> C::kSwizzleShift) & (C::kSwizzle - 1);
+      const auto place = [&](int word) {
+        return smem + row * C::kRowBytes + ((word >> 2) ^ turned) * 16 + (word & 3) * 4;
+      };
+#pragma unroll 1
+      for (int i = lane; i < words; i += 32) {
+        const uint32_t low = place(i), high = place(words + i);
+        const uint32_t a = load_word(low), b = load_word(high);
+        const float2 t = turn_of(p, work, work.first + row, 2 * i), u = turn_of(p, work, work.first + row, 2 * i + 1);
+        const float x = unpack(Type{}, a), y = unpack(Type{}, a >> 16);
+        const float z = unpack(Type{}, b), w = unpack(Type{}, b >> 16);
+        store_word(low, pack(Type{}, x * t.x - z * t.y, y * u.x - w * u.y));
+        store_word(high, pack(Type{}, z * t.x + x * t.y, w * u.x + y * u.y));
+      }
     }
   }
   // A negative scale: the signs of what this thread has loaded of Q.

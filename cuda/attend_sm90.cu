@@ -6,9 +6,15 @@
 //   warpgroup 0       warps 0, 1: load K and V tiles into two rings, in the order of the UNION of the groups' masks
 //                     warp 2: takes the next item and stages its masks in shared memory
 //                     warp 3: loads Q
-//   warpgroups 1..    a row group each: S = Q K^T, online softmax, O += P V, over the tiles that its mask keeps
+//   warpgroups 1..    a row group each: RoPE on Q, S = Q K^T, online softmax, O += P V, over the tiles that its mask
+//                     keeps
 // so that a tile that several groups keep is loaded once. Tiles have numbers, slots, that count all tiles of all items
 // of a block of threads; slot n of a ring of m stages is in stage n % m.
+//
+// The last rows of a head, which often keep everything, may be walked in several parts by as many blocks of threads:
+// each an item with some of the tiles. The group that comes last to the end of its part adds them up (gather).
+//
+// Rows see exactly what the masks let them see, as they do in the other kernels: attend_sm90_seen.cuh.
 //
 // Rules that keep the rings alive (breaking each gave a hang or wrong numbers):
 //   A  A group that holds V of one tile while it waits for K of its next must let the loads get there: the next tile
@@ -22,9 +28,14 @@
 
 #include "attend_sm90_load.cuh"
 #include "attend_sm90_math.cuh"
+#include "attend_sm90_rotate.cuh"
+#include "attend_sm90_seen.cuh"
 
 namespace seer::cuda {
 namespace {
+
+// All threads of a group.
+__device__ __forceinline__ void sync_group(int g) { asm volatile("bar.sync %0, 128;" ::"r"(1 + g) : "memory"); }
 
 // Output straight from registers, 16 bytes a thread: any strides, any tail, and Q's buffer is free for the next rows.
 template <class C>
@@ -59,6 +70,53 @@ __device__ __forceinline__ void store_rows(const AttendParams &p, const Item<C::
           : sum == 0.f ? -INFINITY
                        : sum;  // NaN stays
   }
+}
+
+// A group's part of an item is done: what it has made of its rows goes to memory. True where it was the last one, which
+// then has all of them, added up in their order.
+template <class C>
+__device__ __forceinline__ bool gather(Shared<C> &sm, const AttendParams &p, const Item<C::kGroups> &item, int g,
+                                       float (&o)[C::kDim / 2], Softmax &softmax, int thread) {
+  constexpr int kFloats = kAttendPartial[C::kDim == 128];
+  const int group = item.split * C::kGroups + g;
+  float *all = p.partial + int64_t{group} * p.split * kFloats + thread, *own = all + item.part * kFloats;
+#pragma unroll
+  for (int i = 0; i < C::kDim / 2; ++i) __stcg(own + i * kThreads, o[i]);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    __stcg(own + (C::kDim / 2 + r) * kThreads, softmax.base[r]);
+    __stcg(own + (C::kDim / 2 + 2 + r) * kThreads, softmax.sum[r]);
+  }
+  __threadfence();
+  sync_group(g);
+  if (thread == 0) {
+    const bool last = atomicAdd(p.counter + 2 + group, 1u) == item.parts - 1;
+    if (last) p.counter[2 + group] = 0;
+    sm.last[g] = last;
+  }
+  sync_group(g);
+  if (sm.last[g] == 0) return false;
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < C::kDim / 2; ++i) o[i] = 0.f;
+  softmax = {{kLowest, kLowest}, {0.f, 0.f}};
+#pragma unroll 1
+  for (int part = 0; part < item.parts; ++part, all += kFloats) {
+    float before[2], now[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float base = __ldcg(all + (C::kDim / 2 + r) * kThreads);
+      const float high = fmaxf(softmax.base[r], base);
+      before[r] = exp2_approx(softmax.base[r] - high);
+      now[r] = exp2_approx(base - high);
+      softmax.base[r] = high;
+      softmax.sum[r] = softmax.sum[r] * before[r] + __ldcg(all + (C::kDim / 2 + 2 + r) * kThreads) * now[r];
+    }
+#pragma unroll
+    for (int i = 0; i < C::kDim / 2; ++i)
+      o[i] = o[i] * before[i >> 1 & 1] + __ldcg(all + i * kThreads) * now[i >> 1 & 1];
+  }
+  return true;
 }
 
 template <class C>
@@ -124,7 +182,41 @@ struct Consumer {
     for (int i = thread; i < kRows * C::kDim / 8; i += kThreads)
       if (i / 8 % kRows >= keys) tile[i] = make_uint4(0, 0, 0, 0);  // swizzling moves words within a row
     fence_async_proxy();
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + g) : "memory");
+    sync_group(g);
+  }
+
+  // O += P V of a tile that the causal mask cuts and whose V holds, or may hold, what is not finite.
+  __device__ __forceinline__ void add_seen_only(float (&o)[C::kDim / 2], const uint32_t (&probs)[16],
+                                                const Item<C::kGroups> &item, Tile tile, int thread) const {
+    add_seen<C>(o, probs, sm.v[tile.slot % C::kVStages], tile.block * kRows - item.offset - item.group[g].row * kRows,
+                thread / 32 * 16 + (thread >> 2 & 7), thread & 31);
+  }
+  // O is the product of a row's first tile, which the mask cuts: if it has met what is not finite, it is made anew.
+  __device__ __forceinline__ void mend_first(float (&o)[C::kDim / 2], const uint32_t (&probs)[16],
+                                             const Item<C::kGroups> &item, Tile tile, int thread) const {
+    if (!tainted<C>(o)) return;
+#pragma unroll
+    for (int i = 0; i < C::kDim / 2; ++i) o[i] = 0.f;
+    add_seen_only(o, probs, item, tile, thread);
+  }
+  // O += P V of a tile, with nothing but `beside` beside it. `first`: of the row's first tile.
+  template <class Beside>
+  __device__ __forceinline__ void add_values(float (&o)[C::kDim / 2], const uint32_t (&probs)[16],
+                                             const Item<C::kGroups> &item, Tile tile, uint32_t first, int thread,
+                                             Beside beside) const {
+    const bool cut = tile.block >= item.group[g].masked;
+    wait_v(tile.slot);
+    if (cut && tile.slot != first && poisoned<C>(sm.v[tile.slot % C::kVStages], thread & 31)) {
+      beside();
+      add_seen_only(o, probs, item, tile, thread);
+    } else {
+      start_pv(o, probs, tile.slot);
+      beside();
+      wgmma_wait<0>();
+      hold(o);
+      if (cut && tile.slot == first) mend_first(o, probs, item, tile, thread);
+    }
+    release_v(tile.slot);
   }
 
   // S of a tile has been computed: K is free, and after a row's last tile Q is.
@@ -147,6 +239,7 @@ struct Consumer {
     leap(tile.slot, tile.slot - last_slot);
     int left = item.group[g].tiles;  // from `tile` on
     const int masked = item.group[g].masked;
+    const uint32_t first = tile.slot;
     walk.peek(tile);
     wait_k(tile.slot);
     start_qk(s, tile.slot);
@@ -166,7 +259,8 @@ struct Consumer {
       bool moved;
       Tile after = next;
       walk.peek(next);
-      if (next.slot - tile.slot <= C::kReach && next.block < masked) {  // rule A
+      const bool cut = tile.block >= masked;
+      if (next.slot - tile.slot <= C::kReach && next.block < masked && (!cut || tile.slot == first)) {  // rule A
         wait_v_and_k(tile.slot, next.slot);
         hold(o);
         start_qk(s, next.slot);
@@ -182,18 +276,16 @@ struct Consumer {
         }
         wgmma_wait<0>();
         hold(o);
+        if (cut) mend_first(o, probs, item, tile, thread);
         release_v(tile.slot);
         // P V has read `probs` until now. ptxas would merge what it sees to be a copy, and then serialise wgmma
         // (C7513).
 #pragma unroll
         for (int i = 0; i < 16; ++i) probs[i] = fresh[i] ^ zero;
       } else {
-        wait_v(tile.slot);
-        start_pv(o, probs, tile.slot);
-        if (left > 1) after = walk.next(next);
-        wgmma_wait<0>();
-        hold(o);
-        release_v(tile.slot);
+        add_values(o, probs, item, tile, first, thread, [&] {
+          if (left > 1) after = walk.next(next);
+        });
         leap(next.slot, next.slot - tile.slot);
         wait_k(next.slot);
         start_qk(s, next.slot);
@@ -208,11 +300,7 @@ struct Consumer {
       tile = next;
       next = after;
     }
-    wait_v(tile.slot);
-    start_pv(o, probs, tile.slot);
-    wgmma_wait<0>();
-    hold(o);
-    release_v(tile.slot);
+    add_values(o, probs, item, tile, first, thread, [] {});
     last_slot = __shfl_sync(~0u, tile.slot, 0);  // the same in all lanes already, but see run()
   }
 
@@ -221,25 +309,41 @@ struct Consumer {
   // costs about 10 % of the kernel's speed. compile.py looks for it in the machine code.
   __device__ __forceinline__ void run(int thread) const {
     uint32_t last_slot = ~0u;
+    RotateQ<C> rotation;
+    next_item(rotation, 0, thread);
     for (int it = 0;; ++it) {
       const int b = it & 1;
-      barrier_wait(&sm.item_full[b], it >> 1 & 1);
       const Item<C::kGroups> &item = sm.item[b];
       if (item.batch < 0) return;
+      barrier_wait(&sm.q_full[g], it & 1);
+      if (p.coarse != nullptr && item.group[g].tiles > 0) {
+        rotation.apply(sm.q[g], thread);
+        sync_group(g);
+      }
       float o[C::kDim / 2];
 #pragma unroll
       for (int i = 0; i < C::kDim / 2; ++i) o[i] = 0.f;
       Softmax softmax{{kLowest, kLowest}, {0.f, 0.f}};
-      barrier_wait(&sm.q_full[g], it & 1);
       if (item.group[g].tiles > 0) {
         const Walk walk{list<C>(sm, p.list_words, b, g), list<C>(sm, p.list_words, b, C::kGroups), 0, 0};
         tiles(item, walk, o, softmax, last_slot, thread);
       } else {
         release(&sm.q_empty[g]);
       }
-      if (item.group[g].row >= 0) store_rows<C>(p, item, g, o, softmax, thread);
+      next_item(rotation, it + 1, thread);
+      if (item.group[g].row >= 0 && (item.parts == 1 || gather<C>(sm, p, item, g, o, softmax, thread)))
+        store_rows<C>(p, item, g, o, softmax, thread);
       release(&sm.item_empty[b]);
     }
+  }
+
+  // Waits for an item; the angles of its rows are asked for.
+  __device__ __forceinline__ void next_item(RotateQ<C> &rotation, int it, int thread) const {
+    barrier_wait(&sm.item_full[it & 1], it >> 1 & 1);
+    const Item<C::kGroups> &item = sm.item[it & 1];
+    rotation = {};  // nothing of the last one need be kept
+    if (p.coarse != nullptr && item.batch >= 0)
+      rotation.load(p, item.offset + item.group[g].row * kRows, item.offset + item.q_len - 1, thread);
   }
 };
 

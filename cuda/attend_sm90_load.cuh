@@ -33,12 +33,38 @@ __device__ __forceinline__ uint32_t mask_word(const AttendParams &p, const Atten
   return last - x * 32 < 31 ? word & ((2u << (last - x * 32)) - 1) : word;
 }
 
+// The bits of word x that stand for blocks from .. to - 1.
+__device__ __forceinline__ uint32_t between(int x, int from, int to) {
+  const int low = min(max(from - x * 32, 0), 32), high = min(max(to - x * 32, 0), 32);
+  return static_cast<uint32_t>((1ull << high) - 1) & ~static_cast<uint32_t>((1ull << low) - 1);
+}
+
+// Makes the union of the groups' lists and counts what they keep; the last count is the union's.
+template <class C>
+__device__ __forceinline__ void unite(uint32_t *lists, int pitch, int words, int (&tiles)[C::kGroups + 1], int lane) {
+#pragma unroll
+  for (int &n : tiles) n = 0;
+  for (int x = lane; x < words; x += 32) {
+    uint32_t all = 0;
+#pragma unroll
+    for (int i = 0; i < C::kGroups; ++i) {
+      const uint32_t word = lists[i * pitch + x];
+      tiles[i] += __popc(word);
+      all |= word;
+    }
+    lists[C::kGroups * pitch + x] = all;
+    tiles[C::kGroups] += __popc(all);
+  }
+#pragma unroll
+  for (int &n : tiles) n = __reduce_add_sync(~0u, n);
+}
+
 template <class C>
 __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, const CUtensorMap *q_map) {
   const int lane = threadIdx.x & 31;
   int slot = 0;
   int work = blockIdx.x;
-  for (int it = 0;; ++it) {
+  for (int it = 0;;) {
     const int b = it & 1;
     barrier_wait(&sm.item_empty[b], (it >> 1 & 1) ^ 1);
     Item<C::kGroups> &item = sm.item[b];
@@ -56,8 +82,9 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
       return;
     }
     AttendSequence seq = p.only;
+    int low = 0;
     if (p.sequence != nullptr) {
-      int low = 0, high = p.sequences - 1;  // the last sequence with first_item <= work
+      int high = p.sequences - 1;  // the last sequence with first_item <= work
       while (low < high) {
         const int middle = (low + high + 1) >> 1;
         if (p.sequence[middle].first_item <= work)
@@ -71,11 +98,17 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
     // heads one after the other, longest rows first in each: the blocks of threads that run at one time then sweep the
     // same keys, and what is left at the end is short.
     const int rows = (seq.q_len + kRows - 1) / kRows;
-    const int kv_heads = p.heads / p.group, per_kv = seq.items / kv_heads;
+    const int kv_heads = p.heads / p.group;
     const int width_of_one = p.heads_first ? 1 : p.group;  // items of a KV head that start at one row
+    const int first_items = width_of_one * kv_heads;       // which may be split
+    const int per_kv = seq.items / kv_heads - (p.split - 1) * width_of_one;
     const int early = min(kEarlyChunks, per_kv / width_of_one);
     const int early_items = early * width_of_one * kv_heads;
     int at = work - seq.first_item, section = 0, width = kv_heads, chunk = 0;
+    const bool first = at < first_items * p.split;
+    const int part = first ? at / first_items : 0;
+    at -= first_items * (first ? part : p.split - 1);
+    const int split = low * first_items + at;
     if (at >= early_items) {
       const int late_per_kv = per_kv - early * width_of_one;
       at -= early_items;
@@ -98,7 +131,7 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
     const int last = row < 0 ? -1 : (offset + min((row + 1) * kRows, seq.q_len) - 1) / kRows;
     // Q is loaded when the group has read its last rows and is waiting for it: by then it should be in L2.
     if (lane < C::kGroups && row >= 0) tma_prefetch_5d(q_map, 0, seq.q_begin + row * kRows, 0, head, seq.batch);
-    const int words = __reduce_max_sync(~0u, last + 32) / 32;
+    const int blocks = __reduce_max_sync(~0u, last) + 1, words = (blocks + 31) / 32;
     uint32_t *lists = list<C>(sm, p.list_words, b, 0);
     for (int base = 0; base < C::kGroups * words; base += 32) {
       const int at = base + lane, i = min(at / words, C::kGroups - 1), x = at - i * words;
@@ -107,20 +140,22 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
       if (x < words) lists[i * p.list_words + x] = mask_word(p, seq, head_i, row_i, last_i, x);
     }
     __syncwarp();
-    int tiles[C::kGroups + 1] = {};  // the last is the union's
-    for (int x = lane; x < words; x += 32) {
-      uint32_t all = 0;
-#pragma unroll
-      for (int i = 0; i < C::kGroups; ++i) {
-        const uint32_t word = lists[i * p.list_words + x];
-        tiles[i] += __popc(word);
-        all |= word;
-      }
-      lists[C::kGroups * p.list_words + x] = all;
-      tiles[C::kGroups] += __popc(all);
+    int tiles[C::kGroups + 1];
+    unite<C>(lists, p.list_words, words, tiles, lane);
+    // All parts of an item come to the same result; those that it has no use for are passed over.
+    const int parts = first ? min(max(tiles[C::kGroups] / kPartTiles, 1), p.split) : 1;
+    if (part >= parts) {
+      if (lane == 0) work = gridDim.x + atomicAdd(p.counter, 1u);
+      work = __shfl_sync(~0u, work, 0);
+      continue;
     }
+    if (parts > 1) {
+      const int from = part * blocks / parts, to = (part + 1) * blocks / parts;
+      for (int x = lane; x < words; x += 32)
 #pragma unroll
-    for (int i = 0; i <= C::kGroups; ++i) tiles[i] = __reduce_add_sync(~0u, tiles[i]);
+        for (int i = 0; i < C::kGroups; ++i) lists[i * p.list_words + x] &= between(x, from, to);
+      unite<C>(lists, p.list_words, words, tiles, lane);
+    }
 #pragma unroll
     for (int i = 0; i < C::kGroups; ++i) {
       const int row_i = __shfl_sync(~0u, row, i), head_i = __shfl_sync(~0u, head, i);
@@ -137,6 +172,9 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
       item.tail_block = item.tail_keys == 0 ? -1 : seq.k_len / kRows;
       item.words = words;
       item.first_slot = slot;
+      item.part = part;
+      item.parts = parts;
+      item.split = split;
     }
     __syncwarp();
     if (lane == 0) {
@@ -145,6 +183,7 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
     }
     work = __shfl_sync(~0u, work, 0);
     slot += tiles[C::kGroups];
+    ++it;
   }
 }
 

@@ -11,6 +11,7 @@ using namespace seer::sm90;
 constexpr int kRows = 64;  // rows of a group and keys of a tile
 constexpr int kThreads = 128;
 constexpr int kBarriers = 32;    // full barriers of the ring, a power of two
+constexpr int kPartTiles = 16;   // of the union that a part of a split item has, or more
 constexpr int kEarlyChunks = 2;  // items of each head, its last rows, that come before all others
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kLowest = -1e30f;   // maximum of nothing; finite, so that differences of two are 0 and not NaN
@@ -45,6 +46,7 @@ struct Item {
   int32_t tail_block, tail_keys;  // the last key block if it is a short one (else -1), and what it has
   int32_t words;                  // of the lists
   int32_t first_slot;             // of the ring, counted over all items of this block of threads
+  int32_t part, parts, split;  // of an item that is walked in several parts, and which of those it is; else parts is 1
   GroupItem group[kGroups];
 };
 
@@ -59,6 +61,7 @@ struct alignas(1024) Shared {
   uint64_t item_full[2], item_empty[2];
   Item<C::kGroups> item[2];
   uint32_t k_progress, v_progress;  // slots that the load warps have taken
+  uint32_t last[C::kGroups];        // whether a group's part is the last to be done
   uint32_t lists[1];  // in truth [2][kGroups + 1][list_words], the groups' masks and their union, and one word to spare
 };
 

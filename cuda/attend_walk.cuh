@@ -51,6 +51,14 @@ __device__ __forceinline__ Work find_work_again(const AttendParams80 &p) {
   return find_work(p, item);
 }
 
+// (cos, sin) of a pair of channels at the position of row `row` of the sequence.
+__device__ __forceinline__ float2 turn_of(const AttendParams80 &p, const Work &work, int row, int pair) {
+  const int at = work.offset + min(row, work.seq.q_len - 1), half = p.dim / 2;
+  const float2 u = __ldg(reinterpret_cast<const float2 *>(p.coarse) + (at >> 6) * int64_t{half} + pair);
+  const float2 v = __ldg(reinterpret_cast<const float2 *>(p.fine) + (at & 63) * half + pair);
+  return make_float2(u.x * v.x - u.y * v.y, u.y * v.x + u.x * v.y);
+}
+
 // Bits 0..15 of x, each twice.
 __device__ __forceinline__ uint32_t twice(uint32_t x) {
   x &= 0xffff;

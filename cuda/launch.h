@@ -10,7 +10,7 @@ struct AttendSequence {
   int32_t batch, q_begin, q_len, k_begin, k_len;
   int32_t mask_row;
   int32_t first_item;  // work items of the sequences before it
-  int32_t items;       // its own: heads * ceil(ceil(q_len / 64) / rows per item)
+  int32_t items;       // its own: heads * (ceil(ceil(q_len / 64) / rows per item) + split - 1)
 };
 
 // attend_{bf16,f16}_{64,128}: a grid of min(SMs, items) blocks of 512 threads; dynamic shared memory as the symbol
@@ -37,9 +37,20 @@ struct AttendParams {
   int32_t heads_first;  // 0: the rows of an item are consecutive rows of one head; 1: heads of a group, then rows
   const AttendSequence *sequence;  // device; null: `only`
   AttendSequence only;
-  uint32_t *counter;  // device, two words, 0 before the launch; 0 again after it
+  // The last rows of a head are often the longest by far, and a few heads are too few to keep the device busy beside
+  // them: the first item of each head may be walked in `split` parts, each by a block of threads of its own. 1: it is
+  // not.
+  int32_t split;
+  float *partial;     // device: kAttendPartial for each part, group and first item; null if split is 1
+  uint32_t *counter;  // device, kAttendCounters words, 0 before the launch; 0 again after it
   uint64_t *clocks;   // device, null or 2 words: adds SM clocks and nanoseconds that the first block of threads ran
+  // Angles, as in PoolParams below, for all positions of keys. Null: q has its RoPE.
+  const float *coarse, *fine;
 };
+
+constexpr int kAttendGroups = 3;      // rows of 64 tokens of an item
+constexpr int kAttendCounters = 512;  // two, and one for each group of a first item that is split
+constexpr int kAttendPartial[2] = {128 * (64 / 2 + 4), 128 * (128 / 2 + 4)};  // floats; of 64 and of 128 channels
 
 // pool_{bf16,f16}_{64,128} of pool.cu, pool_rotate_{bf16,f16}_{64,128} of pool_rotate.cu if anything is to be rotated:
 // a grid of items * ceil(heads / kPoolHeads) blocks of kPoolThreads threads, dynamic shared memory: pool_shared.

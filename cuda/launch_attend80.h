@@ -41,6 +41,8 @@ struct AttendParams80 {
   // Sequences with their items: heads * ceil(q_len / kAttendRows); none has 0.
   const AttendSequence *sequence;  // device; null: `only`
   AttendSequence only;
+  // Angles, as in PoolParams, for all positions of keys: pairs (cos, sin) of dim / 2 channels. Null: q has its RoPE.
+  const float *coarse, *fine;
 };
 
 }  // namespace seer::cuda

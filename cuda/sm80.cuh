@@ -85,6 +85,9 @@ __device__ __forceinline__ void choose(uint32_t &x, bool so, uint32_t y) {
       : "r"(static_cast<uint32_t>(so)), "r"(y));
 }
 
+__device__ __forceinline__ void store_word(uint32_t smem, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(smem), "r"(x) : "memory");
+}
 __device__ __forceinline__ uint32_t load_word(uint32_t smem) {
   uint32_t x;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(smem) : "memory");

@@ -190,5 +190,25 @@ __device__ __forceinline__ uint32_t pack(__half, float low, float high) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+// What pack() packs.
+__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t x) {
+  return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
+}
+__device__ __forceinline__ float2 unpack(__half, uint32_t x) {
+  return __half22float2(*reinterpret_cast<const __half2 *>(&x));
+}
+// Not 0 if one of two values is infinite or no number.
+__device__ __forceinline__ uint32_t not_finite(__nv_bfloat16, uint32_t x) {
+  return ((x & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
+}
+__device__ __forceinline__ uint32_t not_finite(__half, uint32_t x) {
+  return ((x & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
+}
+// x = y if `so`. What the compiler must not turn into an index, which would put an array of registers into memory.
+__device__ __forceinline__ void choose(uint32_t &x, bool so, uint32_t y) {
+  asm("{\n.reg .pred p;\nsetp.ne.u32 p, %1, 0;\n@p mov.b32 %0, %2;\n}"
+      : "+r"(x)
+      : "r"(static_cast<uint32_t>(so)), "r"(y));
+}
 
 }  // namespace seer::sm90

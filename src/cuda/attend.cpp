@@ -13,9 +13,8 @@ namespace seer::cuda {
 namespace {
 
 constexpr double kLog2e = 1.4426950408889634;
-constexpr int64_t kRows = 64;      // of a row group, and keys of a tile
-constexpr int64_t kRowGroups = 3;  // of a work item
-constexpr uint32_t kThreads = 128 * (kRowGroups + 1);
+constexpr int64_t kRows = 64;  // of a row group, and keys of a tile
+constexpr uint32_t kThreads = 128 * (kAttendGroups + 1);
 constexpr int64_t kSectionBytes = int64_t{34} << 20;  // K and V of interleaved heads: what stays in L2
 constexpr double kLeastScale = 1e-30;                 // in place of 0: -inf * 0 is no mask
 
@@ -28,13 +27,34 @@ bool steps_aligned(int64_t stride, int64_t extent, int64_t element) {
 struct Work {
   std::vector<AttendSequence> sequences;
   int64_t items = 0, longest = 0, batches = 0, q_tokens = 0, k_tokens = 0;
+  int64_t split = 1;  // see AttendParams
 };
 
-Work plan_work(const AttendArgs &args) {
+// In how many parts the last rows of each head may be walked, so that one that keeps every block, as many models have
+// it, takes no more than about two fifths of the launch. A block that one group walks alone takes 1000 clocks, of the
+// others three take 1700 together; a tenth of them is taken to be kept.
+int64_t plan_split(const CudaDevice &device, int64_t heads, std::span<const Sequence> sequences) {
+  const int64_t sms = device.caps.multiprocessors;
+  int64_t pairs = 0, longest = 0, first_items = 0;
+  for (const Sequence &s : sequences) {
+    const int64_t rows = ceil_div(s.q_len, kRows), blocks = ceil_div(s.k_len, kRows);
+    if (rows == 0) continue;
+    pairs += heads * (rows * blocks - rows * rows / 2);
+    longest = std::max(longest, blocks);
+    first_items += heads;
+  }
+  if (first_items == 0 || kAttendGroups * first_items + 2 > kAttendCounters) return 1;
+  const int64_t wanted = (longest * sms * 45 + pairs / 2) / std::max<int64_t>(pairs, 1);
+  return std::clamp<int64_t>(std::min({wanted, sms / first_items, longest / 16}), 1, 16);
+}
+
+Work plan_work(const CudaDevice &device, const AttendArgs &args) {
   Work work;
+  work.split = plan_split(device, args.q.heads, args.sequences);
   for (const Sequence &s : args.sequences) {
-    const int64_t items = args.q.heads * ceil_div(ceil_div(s.q_len, kRows), kRowGroups);
-    if (items == 0) continue;
+    const int64_t chunks = ceil_div(ceil_div(s.q_len, kRows), int64_t{kAttendGroups});
+    if (chunks == 0) continue;
+    const int64_t items = args.q.heads * (chunks + work.split - 1);
     work.sequences.push_back({.batch = int32_t(s.batch),
                               .q_begin = int32_t(s.q_begin),
                               .q_len = int32_t(s.q_len),
@@ -75,7 +95,7 @@ const Kernel &hopper_kernel(CudaDevice &device, const AttendArgs &args) {
 
 int64_t list_words(const Work &work) { return ceil_div(ceil_div(work.longest, kRows), 32); }
 uint64_t hopper_shared(const Kernel &kernel, const Work &work) {
-  return uint64_t(kernel.shared) + 4 * (2 * (kRowGroups + 1) * uint64_t(list_words(work)) + 1);
+  return uint64_t(kernel.shared) + 4 * (2 * (kAttendGroups + 1) * uint64_t(list_words(work)) + 1);
 }
 
 // Why the Hopper kernel cannot run a call; empty: it can.
@@ -137,12 +157,19 @@ void attend_hopper(CudaDevice &device, const AttendArgs &args, const Work &work)
   p.section = int32_t(std::clamp<int64_t>(kSectionBytes / (work.longest * args.q.dim * 4), 1, args.k.heads));
   p.only = work.sequences.front();
   if (work.sequences.size() > 1) p.sequence = recorder.upload(std::span<const AttendSequence>(work.sequences));
+  p.split = int32_t(work.split);
+  p.partial = work.split > 1 ? static_cast<float *>(args.scratch) : nullptr;
   p.counter = device.counter;
   if (recorder.capturing()) {  // a graph may run beside this context's other calls
-    constexpr uint32_t zeros[2] = {};
+    constexpr uint32_t zeros[kAttendCounters] = {};
     p.counter = const_cast<uint32_t *>(recorder.upload(std::span<const uint32_t>(zeros)));
   }
   p.clocks = recorder.clocks();
+  if (args.q_rope.inv_freq) {
+    const RopePair tables = device.rope->get(args.q_rope, work.longest);
+    p.coarse = tables.coarse;
+    p.fine = tables.fine;
+  }
   const CUtensorMap q = encode_map(device, args.q, work.q_tokens, work.batches);
   const CUtensorMap k = encode_map(device, args.k, work.k_tokens, work.batches);
   const CUtensorMap v = encode_map(device, args.v, work.k_tokens, work.batches);
@@ -169,11 +196,22 @@ Tier best_tier() {
 
 }  // namespace
 
-uint64_t attend_scratch(const CudaDevice &, const AttendArgs &) { return 0; }
+uint64_t attend_scratch(const CudaDevice &device, const AttendArgs &args) {
+  if (device.caps.sm != 90 || args.q.dtype == DType::f32 || (args.q.dim != 64 && args.q.dim != 128)) return 0;
+  // Of several sequences any may be attended to without the others. What is split has one part to a multiprocessor at
+  // the most.
+  int64_t split = plan_split(device, args.q.heads, args.sequences);
+  for (size_t i = 0; i < args.sequences.size(); i++)
+    split = std::max(split, plan_split(device, args.q.heads, args.sequences.subspan(i, 1)));
+  if (split == 1) return 0;
+  const int64_t parts =
+      std::min<int64_t>(device.caps.multiprocessors, args.q.heads * int64_t(args.sequences.size()) * split);
+  return uint64_t(parts * kAttendGroups * kAttendPartial[args.q.dim == 128]) * sizeof(float);
+}
 
 void attend(CudaDevice &device, Exec &exec, const AttendArgs &args) {
   device.recorder->stage(exec);
-  const Work work = plan_work(args);
+  const Work work = plan_work(device, args);
   if (work.items == 0) return;
   const Tier tier = best_tier();
   if (tier == Tier::sm90 && hopper_refusal(device, args, work).empty())

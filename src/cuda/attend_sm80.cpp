@@ -87,6 +87,11 @@ void launch(CudaDevice &device, const AttendArgs &args, const char *image, const
   p.section = int32_t(std::clamp<int64_t>(kSectionBytes / head_bytes, 1, args.k.heads));
   p.only = sequences.front();
   if (sequences.size() > 1) p.sequence = recorder.upload(std::span<const AttendSequence>(sequences));
+  if (args.q_rope.inv_freq) {
+    const RopePair tables = device.rope->get(args.q_rope, longest);
+    p.coarse = tables.coarse;
+    p.fine = tables.fine;
+  }
   recorder.launch(device.kernel(image, name),
                   {.blocks = uint64_t(items),
                    .threads = uint32_t(device.gpu->constant(image, name + "_threads")),

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../../cuda/launch.h"
+
 namespace seer::cuda {
 
 namespace {
@@ -146,13 +148,14 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   log = params.log;
   info = describe(caps);
   limits.alignment = 256;
+  limits.attend_rotates_q = true;
   limits.gate_bytes = kGateBytes;
   if (const char *mb = std::getenv("SEER_CUDA_GATE_MB")) limits.gate_bytes = std::atoll(mb) << 20;
   try {
     recorder = std::make_unique<Recorder>(*this);
     rope = std::make_unique<RopeTables>(*this);
     CUdeviceptr words = 0;
-    constexpr size_t bytes = 2 * sizeof *counter + 2 * sizeof *clocks;
+    constexpr size_t bytes = kAttendCounters * sizeof *counter + 2 * sizeof *clocks;
     check(fn.cuMemAlloc(&words, bytes), "cuMemAlloc");
     clocks = reinterpret_cast<uint64_t *>(words);
     counter = reinterpret_cast<uint32_t *>(clocks + 2);

@@ -99,7 +99,7 @@ struct CudaDevice : Device {
   const HostAllocator allocator;
   std::unique_ptr<Recorder> recorder;
   std::unique_ptr<RopeTables> rope;
-  uint32_t *counter = nullptr;  // two words of 0 for attend
+  uint32_t *counter = nullptr;  // kAttendCounters words of 0 for attend
   uint64_t *clocks = nullptr;   // two words for AttendParams
 
   // Throws unsupported if the image has no code for this device.
