@@ -178,6 +178,17 @@ void check_attend(Checker &c) {
                         p.rotate ? "" : "_norope", p.poison ? "_poison" : "");
           if (c.begin("attend", name)) check(c, p, shape);
         }
+  // A few queries against many keys, which some backends share out.
+  for (DType dtype : float_dtypes)
+    for (int64_t dim : {64, 128})
+      for (Blocks blocks : {Blocks::dense, Blocks::half}) {
+        char name[128];
+        std::snprintf(name, sizeof name, "attend_%s_d%d_p64_g2_keys_%s", dtype_name(dtype), int(dim),
+                      blocks_names[int(blocks)]);
+        if (c.begin("attend", name))
+          check(c, {dtype, dim, 64, 1, 2, Fill::normal, blocks, false, true, Layout::swapped},
+                {"keys", false, {{70, 4200}}});
+      }
   // What a model has, long enough to be timed.
   const int64_t length = c.bench() ? 2048 : 512;
   for (DType dtype : float_dtypes)
