@@ -333,6 +333,7 @@ struct Consumer {
       next_item(rotation, it + 1, thread);
       if (item.group[g].row >= 0 && (item.parts == 1 || gather<C>(sm, p, item, g, o, softmax, thread)))
         store_rows<C>(p, item, g, o, softmax, thread);
+      __syncwarp();  // all lanes have read the item
       release(&sm.item_empty[b]);
     }
   }
