@@ -67,7 +67,8 @@ struct Rope {
             .attention_scaling = freqs.attention_scaling,
             .half = tables->half,
             .cos = tables->cos.data(),
-            .sin = tables->sin.data()};
+            .sin = tables->sin.data(),
+            .step = tables->step};
   }
 };
 

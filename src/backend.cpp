@@ -32,6 +32,7 @@ void check_device(const BackendFns &fns, const Device &device) {
   must(!fns.record == !fns.fence_wait, "record and fence_wait come together or not at all");
   must(!fns.begin == !fns.end && !fns.begin == !fns.clear && !fns.begin == !fns.mark,
        "begin, clear, mark and end come together or not at all");
+  must(!fns.rehearse == !fns.rehearsed, "rehearse and rehearsed come together or not at all");
   must(!fns.pack_mask == !fns.unpack_mask, "pack_mask and unpack_mask come together or not at all");
   must(device.info.backend == fns.kind, "the device's info names another backend");
   must(!device.info.name.empty() && device.info.dtype_bits != 0, "the device's info is incomplete");

@@ -31,6 +31,7 @@ struct DeviceInfo {
 struct DeviceLimits {
   // attend applies RoPE itself to q, to k; else the pipeline asks pool for rotated copies.
   bool attend_rotates_q = false, attend_rotates_k = false;
+  bool rope_tables = true;  // stages read RopeView's cos and sin
   int64_t max_head_dim = 256;
   int64_t alignment = 64;  // of workspace parts, bytes
   // Bytes of workspace for pooled tokens and gate vectors, above which the gate goes through the KV heads in several
@@ -155,6 +156,11 @@ struct BackendFns {
   void (*clear)(Device &, Memory dst, uint64_t offset, uint64_t bytes) = nullptr;  // to 0, in order with the stages
   void (*mark)(Device &, Mark mark) = nullptr;
   std::unique_ptr<PendingCall> (*end)(Device &, const SelectStats *stats) = nullptr;  // stats: device memory or null
+
+  // A device on which a call does nothing but to say what it takes, and what is then done with what it took: kernels
+  // that are not there yet can be made together. Optional, both or none.
+  std::unique_ptr<Device> (*rehearse)(Device &) = nullptr;
+  void (*rehearsed)(Device &, Device &rehearsal) = nullptr;
 
   // Bytes from an address that a caller calls device memory to the end of what can be reached there, or `wanted` if
   // that is less; 0: not memory that the device can use. Optional.

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <set>
 
+#include "call_kind.h"
 #include "checked.h"
 #include "stage_exec.h"
 #include "views.h"
@@ -105,6 +107,12 @@ Problem attend_problem(const Device &device, const AttendCall &call) {
   return problem;
 }
 
+// A rehearsal leaves no traces in a cache.
+GateCall without_cache(GateCall call) {
+  call.cache = nullptr;
+  return call;
+}
+
 }  // namespace
 
 struct Pipeline::Impl {
@@ -112,9 +120,27 @@ struct Pipeline::Impl {
   uint64_t limit;
   Memory workspace;
   RopeTableCache rope_tables;
+  std::set<CallKind> rehearsed;
 
   Impl(Device &d, uint64_t workspace_limit) : device(d), limit(workspace_limit) {}
   ~Impl() { release_workspace(); }
+
+  // Runs a call of a new kind without the device first, so that the kernels it takes can be made together. What decides
+  // on kernels beyond its kind has them made one by one.
+  template <class Run>
+  void rehearse(CallKind kind, const Run &run) {
+    if (!device.fns->rehearse || !rehearsed.insert(std::move(kind)).second) return;
+    try {
+      const std::unique_ptr<Device> stand_in = device.fns->rehearse(device);
+      Pipeline pipeline(*stand_in);
+      Exec exec;
+      CallStats stats;
+      run(pipeline, exec, stats);
+      device.fns->rehearsed(device, *stand_in);
+    } catch (const Error &error) {  // said when it is run in earnest
+      device.log(LogLevel::debug, "a rehearsal ends with: %s", error.what());
+    }
+  }
 
   void release_workspace() {
     if (workspace.size) device.fns->free(device, workspace);
@@ -203,24 +229,27 @@ struct Pipeline::Impl {
     bool ended_ = false;
   };
 
-  // A view that keeps its tables alive.
+  // A view that keeps what it points to alive.
   struct RopeUse {
     RopeFreqs freqs;
     std::shared_ptr<const RopeTables> tables;
+    int64_t step = 1;
     RopeView view() const {
-      if (!tables) return {};
+      if (freqs.inv_freq.empty()) return {};
       return {.inv_freq = freqs.inv_freq.data(),
               .attention_scaling = freqs.attention_scaling,
               .half = int64_t(freqs.inv_freq.size()),
-              .cos = tables->cos.data(),
-              .sin = tables->sin.data()};
+              .cos = tables ? tables->cos.data() : nullptr,
+              .sin = tables ? tables->sin.data() : nullptr,
+              .step = step};
     }
   };
   RopeUse rope(const RopeConfig &config, int64_t dim, int64_t length, int64_t rows, int64_t step) {
     RopeUse use;
     if (config.kind == RopeKind::none || rows == 0) return use;
     use.freqs = rope_freqs(config, dim, length);
-    use.tables = rope_tables.get(use.freqs, rows, step);
+    use.step = step;
+    if (device.limits.rope_tables) use.tables = rope_tables.get(use.freqs, rows, step);
     return use;
   }
 
@@ -422,6 +451,9 @@ Pipeline::~Pipeline() = default;
 
 void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &attend, CallStats &stats) {
   Impl &impl = *impl_;
+  impl.rehearse(prefill_kind(gate, attend), [&](Pipeline &pipeline, Exec &e, CallStats &s) {
+    pipeline.prefill(e, without_cache(gate), attend, s);
+  });
   Impl::Call timed(impl, exec, stats);
   std::vector<Sequence> sequences = gate.sequences;
   const int64_t block = gate.config->block_size;
@@ -456,6 +488,8 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
 
 void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   Impl &impl = *impl_;
+  impl.rehearse(gate_kind(call),
+                [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.gate(e, without_cache(call), s); });
   Impl::Call timed(impl, exec, stats);
   std::vector<Sequence> sequences = call.sequences;
   const int64_t block = call.config->block_size;
@@ -479,6 +513,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
 
 void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
   Impl &impl = *impl_;
+  impl.rehearse(select_kind(call), [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.select(e, call, s); });
   Impl::Call timed(impl, exec, stats);
   Problem problem;
   problem.sequences = call.sequences;
@@ -504,6 +539,7 @@ void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
 
 void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
   Impl &impl = *impl_;
+  impl.rehearse(attend_kind(call), [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.attend(e, call, s); });
   Impl::Call timed(impl, exec, stats);
   const Problem problem = attend_problem(impl.device, call);
   const Plan plan = impl.prepare(problem, stats);

@@ -59,14 +59,16 @@ struct RopeView {
   const float *inv_freq = nullptr;  // null: no rotation
   double attention_scaling = 1.0;
   int64_t half = 0;
-  const float *cos = nullptr, *sin = nullptr;  // [positions][half], host
+  const float *cos = nullptr, *sin = nullptr;  // [positions][half], host. Null unless DeviceLimits::rope_tables
+  int64_t step = 1;
 };
 
 enum class Side { q, k };
 
 // x: q or k before RoPE. Writes pooled f32 [row][head][pools * dim] in order max, min, avg, for blocks 0.. of Q (rows
 // from q_row) or blocks cached_blocks.. of K (rows from k_pool_row); a short last block pools the tokens it has.
-// rotated, if present: x with `rope` applied at token positions, all tokens; for backends whose attend does not rotate it.
+// rotated, if present: x with `rope` applied at token positions, all tokens; for backends whose attend does not rotate
+// it.
 struct PoolArgs {
   std::span<const Sequence> sequences{};
   Side side = Side::q;
@@ -131,8 +133,8 @@ struct SelectArgs {
   void *scratch = nullptr;       // as many bytes as the backend's select_scratch asks for; undefined contents
 };
 
-// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q by q_rope and on k by k_rope first, if
-// they are set: only where the backend says attend_rotates_q, attend_rotates_k. A row that keeps nothing, or sees no
+// Softmax attention over the kept blocks, causal by token, scale * q k. RoPE on q by q_rope and on k by k_rope first,
+// if they are set: only where the backend says attend_rotates_q, attend_rotates_k. A row that keeps nothing, or sees no
 // key, gives 0 and lse -inf.
 struct AttendArgs {
   std::span<const Sequence> sequences{};

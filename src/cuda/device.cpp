@@ -149,6 +149,7 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   info = describe(caps);
   limits.alignment = 256;
   limits.attend_rotates_q = true;
+  limits.rope_tables = false;
   limits.gate_bytes = kGateBytes;
   if (const char *mb = std::getenv("SEER_CUDA_GATE_MB")) limits.gate_bytes = std::atoll(mb) << 20;
   try {

@@ -1,9 +1,6 @@
-// RoPE's angles in device memory: two small tables whose angles kernels add (PoolParams in cuda/launch.h), of 1 / 64
-// the size of the tables of a RopeView and kept from call to call.
+// RoPE's angles in device memory (rope_turns.h), as PoolParams in cuda/launch.h takes them.
 #pragma once
-#include <vector>
-
-#include "../backend.h"
+#include "../rope_turns.h"
 
 namespace seer::cuda {
 
@@ -18,7 +15,7 @@ struct RopePair {
 // Of one context. Not thread-safe.
 class RopeTables {
 public:
-  explicit RopeTables(CudaDevice &device) : device_(device) {}
+  explicit RopeTables(CudaDevice &device) : device_(device), store_(device), turns_(store_) {}
   ~RopeTables();
   RopeTables(const RopeTables &) = delete;
   RopeTables &operator=(const RopeTables &) = delete;
@@ -27,20 +24,21 @@ public:
   RopePair get(const RopeView &rope, int64_t rows);
 
 private:
-  struct Entry {
-    std::vector<float> inv_freq;
-    double attention_scaling = 1.0;
-    std::vector<float> second_row;  // sin; tells tables of other steps apart. Empty until there is one
-    int64_t rows = 0;               // written
-    int64_t capacity = 0;           // coarse rows
-    bool captured = false;          // a graph uses the memory
-    Memory memory;
+  class Store final : public RopeTurns::Store {
+  public:
+    explicit Store(CudaDevice &device) : device_(device) {}
+    Memory alloc(uint64_t bytes) override;
+    void write(void *to, const void *from, uint64_t bytes) override;
+    void free_later(const Memory &memory) override;
+    void keep(const Memory &memory) override;
+
+  private:
+    CudaDevice &device_;
   };
-  Entry &find(const RopeView &rope, int64_t rows);
-  void release(Entry &entry);
 
   CudaDevice &device_;
-  std::vector<Entry> entries_;  // most recently used first
+  Store store_;
+  RopeTurns turns_;
 };
 
 }  // namespace seer::cuda

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "kernels.h"
+#include "rehearsal.h"
 #include "selftest.h"
 
 namespace seer {
@@ -67,8 +68,23 @@ bool fence_wait(Device &device, uint64_t fence, uint64_t timeout_ns) {
   vulkan::Recorder &recorder = *vk(device).recorder;
   if (!recorder.wait(fence, timeout_ns)) return false;
   recorder.recycle();
-  vk(device).gpu->pipelines->save_cache();  // a program may end without releasing anything
+  vk(device).gpu->save();  // a program may end without releasing anything
   return true;
+}
+
+void begin(Device &device, Exec &) { vk(device).recorder->begin_call(); }
+void clear(Device &device, Memory dst, uint64_t offset, uint64_t bytes) {
+  vk(device).recorder->fill_zero(static_cast<char *>(dst.address) + offset, bytes);
+}
+void mark(Device &device, Mark what) { vk(device).recorder->stamp(what); }
+std::unique_ptr<PendingCall> end(Device &device, const SelectStats *stats) {
+  return vk(device).recorder->end_call(stats);
+}
+std::unique_ptr<Device> rehearse(Device &device) { return std::make_unique<vulkan::Rehearsal>(vk(device)); }
+void rehearsed(Device &device, Device &rehearsal) {
+  const vulkan::Stopwatch watch;
+  const size_t made = vulkan::Rehearsal::of(rehearsal).make_kernels();
+  if (made) device.log(LogLevel::debug, "%zu kernels at once: %.1f ms", made, watch.total_ms());
 }
 
 std::unique_ptr<Device> create(const DeviceParams &params);
@@ -95,27 +111,41 @@ const BackendFns kFns = {
     .unpack_mask = unpack_mask,
     .record = record,
     .fence_wait = fence_wait,
+    .begin = begin,
+    .clear = clear,
+    .mark = mark,
+    .end = end,
+    .rehearse = rehearse,
+    .rehearsed = rehearsed,
 };
 
-std::unique_ptr<Device> finish_device(std::shared_ptr<vulkan::Gpu> gpu, const DeviceParams &params, int32_t ordinal) {
+std::unique_ptr<Device> finish_device(std::shared_ptr<vulkan::Gpu> gpu, const DeviceParams &params, int32_t ordinal,
+                                      vulkan::Stopwatch &watch) {
   auto device = std::make_unique<VulkanDevice>(std::move(gpu));
   device->fns = &kFns;
   device->log = params.log;
+  watch.lap("recorder");
   vulkan::self_test(*device);
   device->info = vulkan::describe(device->caps);  // what the test has left
+  device->info.detail += device->gpu->timestamp_mask ? ", times of the device" : ", times of the host";
   device->info.ordinal = ordinal;
+  watch.lap("self-test");
+  params.log(LogLevel::debug, "vulkan start: %s", watch.text().c_str());
   return device;
 }
 
 std::unique_ptr<Device> create(const DeviceParams &params) {
-  if (params.vulkan) return finish_device(vulkan::open_imported(*params.vulkan, params.log), params, -1);
+  vulkan::Stopwatch watch;
+  if (params.vulkan) return finish_device(vulkan::open_imported(*params.vulkan, params.log, watch), params, -1, watch);
   auto instance = vulkan::Instance::get();
+  watch.lap("vkCreateInstance");
   const auto all = vulkan::candidates(*instance);
   SEER_REQUIRE(!all.empty(), Status::unsupported, "backend vulkan: no driver offers a Vulkan 1.1 device");
   SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,
                "device is %d; backend vulkan has %zu", params.ordinal, all.size());
-  return finish_device(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log), params,
-                       params.ordinal);
+  watch.lap("caps");
+  return finish_device(vulkan::open_gpu(std::move(instance), all[size_t(params.ordinal)], params.log, watch), params,
+                       params.ordinal, watch);
 }
 
 }  // namespace

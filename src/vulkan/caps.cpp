@@ -217,6 +217,7 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   caps.max_range = limits.maxStorageBufferRange;
   caps.max_allocation = maintenance3.maxMemoryAllocationSize;
   caps.offset_alignment = uint32_t(std::max<VkDeviceSize>(4, limits.minStorageBufferOffsetAlignment));
+  caps.timestamp_ns = limits.timestampPeriod;
   caps.warps_per_core = has_sm ? sm.shaderWarpsPerSM : 0;
   caps.mixed_dot = dot.integerDotProduct4x8BitPackedMixedSignednessAccelerated;
   caps.cores = has_sm ? sm.shaderSMCount : has_amd ? amd.activeComputeUnitCount : 0;
@@ -332,6 +333,7 @@ void override_caps(Caps &caps) {
   SEER_REQUIRE((caps.offset_alignment & (caps.offset_alignment - 1)) == 0, Status::invalid_argument,
                "SEER_VK_OFFSET_ALIGNMENT is %u; expected a power of two", caps.offset_alignment);
   caps.cores = uint32_t(number("CORES", caps.cores));
+  if (number("TIMESTAMPS", 1) == 0) caps.timestamp_ns = 0;
   caps.submit_ms = number("SUBMIT_MS", caps.submit_ms);
   caps.chunk_items = uint32_t(number("CHUNK_ITEMS", caps.chunk_items));
   caps.f16_sums = number("F16_SUMS", caps.f16_sums) != 0;

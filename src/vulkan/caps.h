@@ -71,6 +71,7 @@ struct Caps {
   bool memory_model = false;  // Vulkan's, with device scope; enabled only beside cooperative matrices
   bool push_descriptor = false;
   bool timeline = false;     // semaphores: of the caller's
+  double timestamp_ns = 0;   // of a tick of the device's time stamps; 0: it has none, or they are not to be used
   bool external_fd = false;  // memory can be shared by file descriptors
 
   // Cooperative matrices; the shapes' accumulators are f32.

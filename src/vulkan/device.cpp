@@ -1,8 +1,6 @@
 #include "device.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "../queue.h"
@@ -21,38 +19,15 @@ Struct typed(VkStructureType type) {
 }
 
 // The family to compute on: one that does not draw, if there is one, as its work runs beside a desktop's.
-uint32_t pick_queue_family(const Instance &instance, VkPhysicalDevice device) {
-  uint32_t count = 0;
-  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, nullptr);
-  std::vector<VkQueueFamilyProperties> families(count);
-  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, families.data());
+uint32_t pick_queue_family(const std::vector<VkQueueFamilyProperties> &families) {
   uint32_t best = UINT32_MAX;
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < families.size(); i++) {
     if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT)) continue;
     if (best == UINT32_MAX) best = i;
     if (!(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT)) return i;
   }
   SEER_REQUIRE(best != UINT32_MAX, Status::unsupported, "the device has no queue that computes");
   return best;
-}
-
-// SEER_VK_CACHE names the folder, empty for none; else that of the user's caches.
-std::string cache_path(const Caps &caps) {
-  std::string folder;
-  if (const char *named = std::getenv("SEER_VK_CACHE")) {
-    folder = named;
-  } else if (const char *xdg = std::getenv("XDG_CACHE_HOME"); xdg && *xdg) {
-    folder = std::string(xdg) + "/seerattn";
-  } else if (const char *home = std::getenv("HOME"); home && *home) {
-    folder = std::string(home) + "/.cache/seerattn";
-  }
-  if (folder.empty()) return {};
-  char name[128];
-  char uuid[33] = {};
-  for (size_t i = 0; i < sizeof caps.cache_uuid; i++) std::snprintf(uuid + 2 * i, 3, "%02x", caps.cache_uuid[i]);
-  std::snprintf(name, sizeof name, "/pipelines-%04x-%04x-%08x-%s.bin", caps.vendor_id, caps.device_id,
-                caps.driver_version, uuid);
-  return folder + name;
 }
 
 // Enables what caps still say after the overrides, and nothing else.
@@ -161,10 +136,20 @@ void Gpu::check(VkResult result, const char *what) {
 
 Gpu::~Gpu() {
   if (!handle) return;
-  if (pipelines) pipelines->save_cache();
+  save();
   pipelines.reset();
   memory.reset();
   if (!imported) fn.vkDestroyDevice(handle, nullptr);
+}
+
+void Gpu::save() noexcept {
+  if (pipelines) pipelines->save_cache();
+  try {
+    const std::scoped_lock lock(self_test_mutex, layouts_mutex);
+    if (test_fingerprint) verdicts.set_device(test_fingerprint, {.taken = taken, .layouts = layouts});
+  } catch (const std::bad_alloc &) {  // found out again
+  }
+  verdicts.save();
 }
 
 void Gpu::submit(const VkSubmitInfo &info, VkFence fence) {
@@ -184,14 +169,24 @@ VulkanDevice::VulkanDevice(std::shared_ptr<Gpu> opened)
       rope(std::make_unique<RopeBuffers>(*memory, *recorder)) {
   info = describe(caps);
   limits.alignment = std::max<int64_t>(256, caps.offset_alignment);
+  limits.rope_tables = false;
 }
 
-VulkanDevice::VulkanDevice(const VulkanDevice &context, std::unique_ptr<Recorder> target)
+const Kernel &VulkanDevice::kernel(const KernelKey &key) {
+  if (planned) return planned->get(key);
+  if (const Kernel *made = gpu->pipelines->find(key)) return *made;
+  const Stopwatch watch;
+  const Kernel &made = gpu->pipelines->get(key);
+  log(LogLevel::debug, "kernel %s: %.1f ms", key.module.c_str(), watch.total_ms());
+  return made;
+}
+
+VulkanDevice::VulkanDevice(const VulkanDevice &context, std::unique_ptr<Recorder> target, RopeBuffers::Keep keep)
     : gpu(context.gpu),
       caps(gpu->caps),
       memory(gpu->memory.get()),
       recorder(std::move(target)),
-      rope(std::make_unique<RopeBuffers>(*memory, *context.recorder, true)) {
+      rope(std::make_unique<RopeBuffers>(*memory, *context.recorder, keep)) {
   info = context.info;
   limits = context.limits;
   log = context.log;
@@ -227,7 +222,8 @@ std::vector<Candidate> candidates(const Instance &instance) {
 
 namespace {
 
-std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log) {
+std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log,
+                              Stopwatch &watch) {
   const Caps &caps = candidate.caps;
   if (const std::string why = refusal(caps); !why.empty())
     fail(Status::unsupported, "%s cannot be used: %s", caps.name.c_str(), why.c_str());
@@ -235,30 +231,46 @@ std::shared_ptr<Gpu> make_gpu(std::shared_ptr<Instance> instance, const Candidat
   gpu->instance = std::move(instance);
   gpu->physical = candidate.physical;
   gpu->caps = gpu->requested = caps;
-  gpu->queue_family = pick_queue_family(*gpu->instance, candidate.physical);
+  const std::vector<VkQueueFamilyProperties> families = queue_families(*gpu->instance, candidate.physical);
+  gpu->queue_family = pick_queue_family(families);
   gpu->handle = make_device(*gpu->instance, candidate.physical, caps, gpu->queue_family, candidate.extensions);
   const InstanceFunctions &fn = gpu->instance->fn();
   gpu->fn.vkDestroyDevice =
       reinterpret_cast<PFN_vkDestroyDevice>(fn.vkGetDeviceProcAddr(gpu->handle, "vkDestroyDevice"));
   gpu->fn = gpu->instance->load_device(gpu->handle);
   gpu->fn.vkGetDeviceQueue(gpu->handle, gpu->queue_family, 0, &gpu->queue);
-  finish_gpu(*gpu, log);
+  watch.lap("vkCreateDevice");
+  finish_gpu(*gpu, families, log, watch);
   return gpu;
 }
 
 }  // namespace
 
-void finish_gpu(Gpu &gpu, const Log &log, VkPipelineCache cache) {
+std::vector<VkQueueFamilyProperties> queue_families(const Instance &instance, VkPhysicalDevice device) {
+  uint32_t count = 0;
+  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, nullptr);
+  std::vector<VkQueueFamilyProperties> families(count);
+  instance.fn().vkGetPhysicalDeviceQueueFamilyProperties(device, &count, families.data());
+  families.resize(count);
+  return families;
+}
+
+void finish_gpu(Gpu &gpu, const std::vector<VkQueueFamilyProperties> &families, const Log &log, Stopwatch &watch,
+                VkPipelineCache cache) {
+  if (const uint32_t bits = families[gpu.queue_family].timestampValidBits; bits > 0 && gpu.caps.timestamp_ns > 0)
+    gpu.timestamp_mask = bits < 64 ? (uint64_t{1} << bits) - 1 : UINT64_MAX;
   gpu.instance->fn().vkGetPhysicalDeviceMemoryProperties(gpu.physical, &gpu.memory_properties);
   gpu.memory = std::make_unique<MemoryMap>(gpu);
   gpu.pipelines = std::make_unique<Pipelines>(gpu);
+  gpu.verdicts.load(gpu.caps, log);
   if (cache)
     gpu.pipelines->use_cache(cache);
   else
-    gpu.pipelines->load_cache(cache_path(gpu.caps), log);
+    gpu.pipelines->load_cache(log, watch);
 }
 
-std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log) {
+std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidate &candidate, const Log &log,
+                              Stopwatch &watch) {
   static std::mutex mutex;
   static std::vector<std::weak_ptr<Gpu>> opened;
   std::lock_guard lock(mutex);
@@ -269,7 +281,7 @@ std::shared_ptr<Gpu> open_gpu(std::shared_ptr<Instance> instance, const Candidat
         !gpu->lost)
       return gpu;
   }
-  auto gpu = make_gpu(std::move(instance), candidate, log);
+  auto gpu = make_gpu(std::move(instance), candidate, log, watch);
   opened.push_back(gpu);
   return gpu;
 }

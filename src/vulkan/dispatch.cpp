@@ -9,12 +9,10 @@
 namespace seer::vulkan {
 namespace {
 
-constexpr uint64_t kStaging = uint64_t{16} << 20;
 constexpr uint64_t kUploadBlock = uint64_t{1} << 20;
 constexpr uint64_t kAbsentBytes = 16384;
 constexpr uint32_t kSetsOfPool = 64, kBindingsOfSet = 16;
 constexpr int kSlots = 4;
-constexpr uint64_t kUpdateLimit = 65536;  // of vkCmdUpdateBuffer
 
 using Clock = std::chrono::steady_clock;
 
@@ -41,8 +39,11 @@ Recorder::~Recorder() {
     if (slot.pool) fn.vkDestroyCommandPool(device_.handle, slot.pool, device_.allocation);
   }
   for (HostBuffer &block : uploads_.blocks) free_host_buffer(device_, block);
-  for (HostBuffer &block : staging_) free_host_buffer(device_, block);
+  for (Staging &staging : staging_)
+    for (Staging::Side &side : staging.sides) free_host_buffer(device_, side.buffer);
   free_host_buffer(device_, absent_);
+  free_host_buffer(device_, stats_);
+  if (queries_) fn.vkDestroyQueryPool(device_.handle, queries_, device_.allocation);
   for (const Memory &memory : to_free_) device_.memory->free(memory);
 }
 
@@ -272,96 +273,6 @@ void Recorder::dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const 
       units = reached;
     }
   }
-  pending_ = true;
-}
-
-// ---- Copies ---------------------------------------------------------------------------------------------------------
-
-HostBuffer &Recorder::staging(bool read_back) {
-  HostBuffer &buffer = staging_[read_back];
-  if (!buffer.buffer) buffer = make_host_buffer(device_, kStaging, read_back);
-  return buffer;
-}
-
-void Recorder::write(const void *address, const void *src, uint64_t bytes) {
-  if (bytes == 0) return;
-  SEER_REQUIRE(!external_, Status::internal, "a write into the caller's command buffer");
-  const Place place = device_.memory->find(address, bytes);
-  const bool idle = recording_ < 0 && done_ + 1 == next_id_ && waits_.empty();
-  if (place.mapped && idle) {
-    std::memcpy(place.mapped, src, bytes);
-    return;
-  }
-  const auto *from = static_cast<const char *>(src);
-  if (bytes <= kUpdateLimit && bytes % 4 == 0 && place.offset % 4 == 0) {
-    Slot &slot = current();
-    barrier(slot);  // also behind reads of what is overwritten
-    device_.fn.vkCmdUpdateBuffer(slot.commands, place.buffer, place.offset, bytes, from);
-    pending_ = true;
-    return;
-  }
-  if (place.mapped) {
-    wait();
-    std::memcpy(place.mapped, src, bytes);
-    return;
-  }
-  HostBuffer &buffer = staging(false);
-  for (uint64_t at = 0; at < bytes; at += buffer.size) {
-    const uint64_t part = std::min(buffer.size, bytes - at);
-    wait();  // the staging buffer is free
-    std::memcpy(buffer.mapped, from + at, part);
-    Slot &slot = current();
-    barrier(slot);
-    const VkBufferCopy copy{0, place.offset + at, part};
-    device_.fn.vkCmdCopyBuffer(slot.commands, buffer.buffer, place.buffer, 1, &copy);
-    pending_ = true;
-  }
-  wait();
-}
-
-void Recorder::read(const void *address, void *dst, uint64_t bytes) {
-  if (bytes == 0) return;
-  SEER_REQUIRE(!external_, Status::internal, "a read into the caller's command buffer");
-  const Place place = device_.memory->find(address, bytes);
-  if (place.mapped && place.cached) {
-    wait();
-    std::memcpy(dst, place.mapped, bytes);
-    return;
-  }
-  HostBuffer &buffer = staging(true);
-  auto *to = static_cast<char *>(dst);
-  for (uint64_t at = 0; at < bytes; at += buffer.size) {
-    const uint64_t part = std::min(buffer.size, bytes - at);
-    Slot &slot = current();
-    barrier(slot);
-    const VkBufferCopy copy{place.offset + at, 0, part};
-    device_.fn.vkCmdCopyBuffer(slot.commands, place.buffer, buffer.buffer, 1, &copy);
-    VkMemoryBarrier memory{};
-    memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
-    memory.srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT;
-    memory.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
-    device_.fn.vkCmdPipelineBarrier(slot.commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
-                                    &memory, 0, nullptr, 0, nullptr);
-    wait();
-    std::memcpy(to + at, buffer.mapped, part);
-  }
-}
-
-void Recorder::fill_zero(const void *address, uint64_t bytes) {
-  if (bytes == 0) return;
-  const Place place = device_.memory->find(address, bytes);
-  Slot &slot = current();
-  barrier(slot);
-  if (emits()) device_.fn.vkCmdFillBuffer(slot.commands, place.buffer, place.offset, bytes, 0);
-  pending_ = true;
-}
-
-void Recorder::copy(const void *address, const Window &to, uint64_t bytes) {
-  const Place place = device_.memory->find(address, bytes);
-  Slot &slot = current();
-  barrier(slot);
-  const VkBufferCopy region{place.offset, to.offset, bytes};
-  if (emits()) device_.fn.vkCmdCopyBuffer(slot.commands, place.buffer, to.buffer, 1, &region);
   pending_ = true;
 }
 

@@ -9,6 +9,7 @@
 #pragma once
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -79,11 +80,17 @@ public:
   void mark(Mark mark) { mark_ = mark; }
   bool marked(Mark mark) const { return mark_ == mark; }
 
-  // Copies, in order with the dispatches. write's source may be reused when it returns.
+  // Copies, in order with the dispatches (copies.cpp). write's source may be reused when it returns.
   void write(const void *address, const void *src, uint64_t bytes);
   void read(const void *address, void *dst, uint64_t bytes);  // waits
   void fill_zero(const void *address, uint64_t bytes);        // address and bytes multiples of 4
   void copy(const void *address, const Window &to, uint64_t bytes);
+
+  // A call with its times and statistics (calls.cpp). What is recorded from begin to end is one; the one before has
+  // been waited for.
+  void begin_call();
+  void stamp(seer::Mark mark);
+  std::unique_ptr<PendingCall> end_call(const SelectStats *stats);
 
   uint64_t submit();                                    // what was recorded; returns a number for wait
   bool wait(uint64_t submission, uint64_t timeout_ns);  // false: timeout. Throws device_lost
@@ -118,6 +125,25 @@ private:
     size_t block = 0;
     uint64_t used = 0;
   };
+  // Two buffers between the host's memory and the device's, in turn: one is copied while the other is filled or read.
+  struct Staging {
+    struct Side {
+      HostBuffer buffer;
+      uint64_t used_by = 0;  // the last submission
+    };
+    Side sides[2];
+    bool second = false;  // the next one
+  };
+  class PendingVulkan;
+  // What was stamped of a call.
+  struct CallTimes {
+    enum class What { begin, gate_begin, gate_end, attend_begin, attend_end, end };
+    std::vector<What> stamps;  // of the queries, in their order
+    std::chrono::steady_clock::time_point start, marked;
+    uint64_t gate_ns = 0, attend_ns = 0;  // so far
+    uint64_t first = 0;                   // tick of `begin`
+    uint64_t device_ns = 0;
+  };
 
   void dispatch_bytes(Exec &exec, const Kernel &kernel, std::span<const Window> windows, void *push, size_t push_bytes,
                       const Work &work);
@@ -129,7 +155,11 @@ private:
   double budget() const;  // flops of a submission or part
   bool emits() const;     // whether this part is wanted
   void make_slot(Slot &slot);
-  HostBuffer &staging(bool read_back);
+  Staging::Side &staging(bool read_back, uint64_t bytes);
+  void copy_buffer(VkBuffer from, uint64_t from_offset, VkBuffer to, uint64_t to_offset, uint64_t bytes);
+  void stamp(CallTimes::What what);
+  void collect_stamps();
+  CallResult finish_call(uint64_t submission, bool stats);
 
   Gpu &device_;
   const bool external_ = false;
@@ -146,7 +176,11 @@ private:
   std::vector<Memory> to_free_;
   std::vector<VkSemaphore> waits_;  // of the next submission
   std::vector<uint64_t> wait_values_;
-  HostBuffer absent_, staging_[2];
+  HostBuffer absent_;
+  Staging staging_[2];  // to the device, and back
+  CallTimes times_;
+  VkQueryPool queries_ = VK_NULL_HANDLE;
+  HostBuffer stats_;
   double rate_ = 0;  // flops a second, measured; 0 = not yet
   std::chrono::steady_clock::time_point last_retired_;
 };

@@ -9,14 +9,9 @@
 namespace seer::vulkan {
 namespace {
 
-VkQueue find_queue(const Gpu &gpu, const VulkanImport &import) {
-  const InstanceFunctions &fn = gpu.instance->fn();
-  uint32_t count = 0;
-  fn.vkGetPhysicalDeviceQueueFamilyProperties(gpu.physical, &count, nullptr);
-  std::vector<VkQueueFamilyProperties> families(count);
-  fn.vkGetPhysicalDeviceQueueFamilyProperties(gpu.physical, &count, families.data());
-  SEER_REQUIRE(import.queue_family < count, Status::invalid_argument, "queue_family is %u; the device has %u",
-               import.queue_family, count);
+VkQueue find_queue(const Gpu &gpu, const std::vector<VkQueueFamilyProperties> &families, const VulkanImport &import) {
+  SEER_REQUIRE(import.queue_family < families.size(), Status::invalid_argument,
+               "queue_family is %u; the device has %zu", import.queue_family, families.size());
   SEER_REQUIRE(families[import.queue_family].queueFlags & VK_QUEUE_COMPUTE_BIT, Status::unsupported,
                "queue_family %u lacks VK_QUEUE_COMPUTE_BIT", import.queue_family);
   if (import.queue) return static_cast<VkQueue>(import.queue);
@@ -52,7 +47,7 @@ PFN_vkGetInstanceProcAddr proc_of(void *get_instance_proc_addr) {
 
 }  // namespace
 
-std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log) {
+std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log, Stopwatch &watch) {
   auto gpu = std::make_shared<Gpu>();
   gpu->imported = true;
   gpu->instance = Instance::adopt(proc_of(import.get_instance_proc_addr), static_cast<VkInstance>(import.instance),
@@ -60,15 +55,18 @@ std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log) {
   gpu->physical = static_cast<VkPhysicalDevice>(import.physical_device);
   gpu->handle = static_cast<VkDevice>(import.device);
   gpu->fn = gpu->instance->load_device(gpu->handle);
+  watch.lap("functions");
   const Enabled enabled{.extensions = import.extensions, .features = read_features(import.features)};
   gpu->caps = query_caps(*gpu->instance, gpu->physical, nullptr, &enabled);
   deny_known_faults(gpu->caps);
   override_caps(gpu->caps);
   gpu->requested = gpu->caps;
+  watch.lap("caps");
   if (const std::string why = refusal(gpu->caps); !why.empty())
     fail(Status::unsupported, "%s cannot be used: %s", gpu->caps.name.c_str(), why.c_str());
   gpu->queue_family = import.queue_family;
-  gpu->queue = find_queue(*gpu, import);
+  const std::vector<VkQueueFamilyProperties> families = queue_families(*gpu->instance, gpu->physical);
+  gpu->queue = find_queue(*gpu, families, import);
   gpu->lock_queue = import.lock;
   gpu->unlock_queue = import.unlock;
   gpu->lock_user = import.user;
@@ -83,7 +81,7 @@ std::shared_ptr<Gpu> open_imported(const VulkanImport &import, const Log &log) {
   std::erase_if(opened, [](const std::weak_ptr<Gpu> &other) { return other.expired(); });
   for (const std::weak_ptr<Gpu> &weak : opened)
     if (const auto other = weak.lock(); other && same(*other, *gpu) && !other->lost) return other;
-  finish_gpu(*gpu, log, reinterpret_cast<VkPipelineCache>(import.pipeline_cache));
+  finish_gpu(*gpu, families, log, watch, reinterpret_cast<VkPipelineCache>(import.pipeline_cache));
   opened.push_back(gpu);
   return gpu;
 }

@@ -72,7 +72,12 @@ namespace seer::vulkan {
   X(vkCmdPipelineBarrier)           \
   X(vkCmdCopyBuffer)                \
   X(vkCmdUpdateBuffer)              \
-  X(vkCmdFillBuffer)
+  X(vkCmdFillBuffer)                \
+  X(vkCreateQueryPool)              \
+  X(vkDestroyQueryPool)             \
+  X(vkCmdResetQueryPool)            \
+  X(vkCmdWriteTimestamp)            \
+  X(vkGetQueryPoolResults)
 #define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) \
   X(vkCmdPushDescriptorSetKHR)               \
   X(vkGetMemoryFdKHR)

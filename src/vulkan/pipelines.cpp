@@ -2,12 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <thread>
 
-#include "../atomic_file.h"
 #include "device.h"
 #include "shaders.h"
 
@@ -66,12 +62,15 @@ const Kernel *Pipelines::find(const KernelKey &key) {
   return found != kernels_.end() ? found->second.get() : nullptr;
 }
 
-void Pipelines::make(std::span<const KernelKey> keys) {
+size_t Pipelines::make(std::span<const KernelKey> keys) {
+  std::vector<const KernelKey *> missing;
+  for (const KernelKey &key : keys)
+    if (!find(key) && !failed(key)) missing.push_back(&key);
   std::atomic<size_t> next{0};
   const auto work = [&] {
-    for (size_t i; (i = next++) < keys.size();) {
+    for (size_t i; (i = next++) < missing.size();) {
       try {
-        get(keys[i]);
+        get(*missing[i]);
       } catch (const std::exception &) {  // again when it is asked for
       }
     }
@@ -79,11 +78,12 @@ void Pipelines::make(std::span<const KernelKey> keys) {
   std::vector<std::thread> helpers;
   const size_t processors = std::max(1u, std::thread::hardware_concurrency());
   try {
-    while (helpers.size() + 1 < std::min(processors, keys.size())) helpers.emplace_back(work);
+    while (helpers.size() + 1 < std::min(processors, missing.size())) helpers.emplace_back(work);
   } catch (const std::exception &) {  // fewer will do
   }
   work();
   for (std::thread &helper : helpers) helper.join();
+  return missing.size();
 }
 
 const Kernel &PlannedKernels::get(const KernelKey &key) {
@@ -110,19 +110,12 @@ std::vector<KernelKey> PlannedKernels::keys() const {
 }
 
 void Pipelines::judge(const KernelKey &key, const std::string &fault) {
+  if (fault.empty()) return device_.verdicts.set_right(fingerprint(key));
   std::lock_guard lock(mutex_);
-  if (fault.empty()) {
-    right_.insert(fingerprint(key));
-    cache_dirty_ = true;
-  } else {
-    failures_.emplace(key, "kernel " + key.module + " failed its test on this device: " + fault);
-  }
+  failures_.emplace(key, "kernel " + key.module + " failed its test on this device: " + fault);
 }
 
-bool Pipelines::judged(const KernelKey &key) {
-  std::lock_guard lock(mutex_);
-  return right_.contains(fingerprint(key));
-}
+bool Pipelines::judged(const KernelKey &key) { return device_.verdicts.right(fingerprint(key)); }
 
 bool Pipelines::failed(const KernelKey &key) {
   std::lock_guard lock(mutex_);
@@ -188,27 +181,13 @@ const Shader *find_shader(const std::string &name) {
   return found != all.end() ? &*found : nullptr;
 }
 
-class Hash {  // FNV-1a
-public:
-  template <class T>
-  void add(std::span<const T> values) {
-    for (const T &value : values) hash_ = (hash_ ^ static_cast<std::make_unsigned_t<T>>(value)) * 1099511628211u;
-  }
-  uint64_t value() const { return hash_; }
-
-private:
-  uint64_t hash_ = 14695981039346656037u;
-};
-
 }  // namespace
 
 uint64_t Pipelines::fingerprint(const KernelKey &key) {
-  Hash hash;
-  if (const Shader *shader = find_shader(key.module)) hash.add(std::span(shader->words, shader->count));
-  hash.add(std::span<const uint32_t>(key.constants));
+  uint64_t hash = hash_values(std::span<const uint32_t>(key.constants));
+  if (const Shader *shader = find_shader(key.module)) hash = hash_values(std::span(shader->words, shader->count), hash);
   const uint32_t rest[] = {key.bindings, key.push_bytes, key.subgroup_size, key.full_subgroups};
-  hash.add(std::span<const uint32_t>(rest));
-  return hash.value();
+  return hash_values(std::span<const uint32_t>(rest), hash);
 }
 
 VkShaderModule Pipelines::shader_module(const KernelKey &key) {
@@ -265,61 +244,23 @@ std::unique_ptr<Kernel> Pipelines::compile(const KernelKey &key, VkShaderModule 
 }
 
 // ---- The cache on disk ----------------------------------------------------------------------------------------------
-//
-// What the driver gives, behind a header of ours: the driver checks its own header, but not all drivers check the rest.
 
-namespace {
-
-constexpr uint64_t kLargestCache = uint64_t{256} << 20;
-
-struct CacheHeader {
-  char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '3'};
-  uint64_t bytes = 0, hash = 0;  // of what follows the header; the hash of the next two, too
-  uint64_t passed = 0;           // the self-test's fingerprint
-  uint64_t right = 0;            // kernels found right: as many fingerprints come first
-  uint32_t vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
-  uint8_t cache_uuid[16] = {}, driver_uuid[16] = {};
-};
-
-CacheHeader header_of(const Caps &caps, std::span<const char> data, uint64_t passed, uint64_t right) {
-  CacheHeader h;
-  h.passed = passed;
-  h.right = right;
-  h.bytes = data.size();
-  Hash hash;
-  const uint64_t counts[] = {passed, right};
-  hash.add(std::span<const uint64_t>(counts));
-  hash.add(data);
-  h.hash = hash.value();
-  h.vendor_id = caps.vendor_id;
-  h.device_id = caps.device_id;
-  h.driver_version = caps.driver_version;
-  h.driver_id = caps.driver_id;
-  std::memcpy(h.cache_uuid, caps.cache_uuid, sizeof h.cache_uuid);
-  std::memcpy(h.driver_uuid, caps.driver_uuid, sizeof h.driver_uuid);
-  return h;
-}
-
-}  // namespace
-
-void Pipelines::load_cache(const std::string &path, const Log &log) {
-  cache_path_ = path;
-  std::vector<char> data;
-  if (!path.empty()) {
-    try {
-      data = read_cache(path);
-    } catch (const std::exception &error) {
-      log(LogLevel::info, "the pipeline cache %s is not used: %s", path.c_str(), error.what());
-    }
-  }
+void Pipelines::load_cache(const Log &log, Stopwatch &watch) {
+  cache_file_ = CacheFile("pipelines", device_.caps);
+  const std::vector<char> data = cache_file_.read(log);
+  cache_bytes_ = data.size();
+  watch.lap(("cache of " + std::to_string(data.size() / 1024) + " KB").c_str());
   VkPipelineCacheCreateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
   info.initialDataSize = data.size();
   info.pInitialData = data.data();
   const DeviceFunctions &fn = device_.fn;
-  if (fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_) == VK_SUCCESS) return;
-  info.initialDataSize = 0;
-  device_.check(fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_), "vkCreatePipelineCache");
+  if (fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_) != VK_SUCCESS) {
+    info.initialDataSize = 0;
+    device_.check(fn.vkCreatePipelineCache(device_.handle, &info, device_.allocation, &cache_),
+                  "vkCreatePipelineCache");
+  }
+  watch.lap("vkCreatePipelineCache");
 }
 
 void Pipelines::use_cache(VkPipelineCache cache) {
@@ -327,57 +268,20 @@ void Pipelines::use_cache(VkPipelineCache cache) {
   foreign_cache_ = true;
 }
 
-std::vector<char> Pipelines::read_cache(const std::string &path) {
-  std::FILE *file = std::fopen(path.c_str(), "rbe");
-  if (!file) return {};  // the first time
-  const std::unique_ptr<std::FILE, int (*)(std::FILE *)> closer(file, std::fclose);
-  CacheHeader header;
-  SEER_REQUIRE(std::fread(&header, sizeof header, 1, file) == 1, Status::format, "it is cut short");
-  SEER_REQUIRE(header.bytes <= kLargestCache, Status::format, "it claims to hold %llu bytes",
-               (unsigned long long)header.bytes);
-  std::vector<char> data(header.bytes);
-  SEER_REQUIRE(std::fread(data.data(), 1, data.size(), file) == data.size() && std::fgetc(file) == EOF, Status::format,
-               "its size is wrong");
-  const CacheHeader expected = header_of(device_.caps, data, header.passed, header.right);
-  SEER_REQUIRE(std::memcmp(&header, &expected, sizeof header) == 0 && header.right <= data.size() / sizeof(uint64_t),
-               Status::format, "it is of another device or driver, or damaged");
-  passed_ = header.passed;
-  std::vector<uint64_t> right(header.right);
-  std::memcpy(right.data(), data.data(), right.size() * sizeof(uint64_t));
-  right_.insert(right.begin(), right.end());
-  data.erase(data.begin(), data.begin() + ptrdiff_t(right.size() * sizeof(uint64_t)));
-  return data;
-}
-
-void Pipelines::set_passed(uint64_t fingerprint) {
-  std::lock_guard lock(mutex_);
-  passed_ = fingerprint;
-  cache_dirty_ = true;
-}
-
 void Pipelines::save_cache() noexcept {
   try {
     std::lock_guard lock(mutex_);
-    if (cache_path_.empty() || !cache_ || !cache_dirty_ || device_.lost) return;
+    if (!cache_file_.named() || !cache_ || !cache_dirty_ || device_.lost) return;
     cache_dirty_ = false;  // one attempt: a folder that cannot be written stays so
     size_t size = 0;
     device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, nullptr), "vkGetPipelineCacheData");
-    if (size > kLargestCache) return;
-    const std::vector<uint64_t> right(right_.begin(), right_.end());
-    const size_t before = right.size() * sizeof(uint64_t);
-    std::vector<char> data(before + size);
-    std::memcpy(data.data(), right.data(), before);
-    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data() + before),
+    if (size == cache_bytes_) return;  // all was found in it: drivers add, and take nothing away
+    std::vector<char> data(size);
+    device_.check(device_.fn.vkGetPipelineCacheData(device_.handle, cache_, &size, data.data()),
                   "vkGetPipelineCacheData");
-    data.resize(before + size);
-    const CacheHeader header = header_of(device_.caps, data, passed_, right.size());
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(cache_path_).parent_path(), ignored);
-    AtomicFile file(cache_path_);
-    file.write(&header, sizeof header);
-    file.write(data.data(), data.size());
-    file.commit();
-  } catch (const std::exception &) {  // a folder that cannot be written costs time, no more
+    data.resize(size);
+    if (cache_file_.write(data)) cache_bytes_ = size;
+  } catch (const std::exception &) {  // costs time, no more
   }
 }
 

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "../log.h"
+#include "cache_file.h"
 #include "caps.h"
+#include "stopwatch.h"
 
 namespace seer::vulkan {
 
@@ -45,23 +47,20 @@ public:
   // Throws unsupported, naming the kernel and why: no such module, a limit, or the driver's compiler. What failed once
   // fails again without asking the driver. The reference lives as long as the device.
   const Kernel &get(const KernelKey &key);
-  // Several at once, on as many threads as there are processors. What fails says so when it is asked for.
-  void make(std::span<const KernelKey> keys);
+  // Those of them that are not there yet at once, on as many threads as there are processors; how many they were. What
+  // fails says so when it is asked for.
+  size_t make(std::span<const KernelKey> keys);
   const Kernel *find(const KernelKey &key);  // null: not made yet, or failed
 
   // What a self-test of the kernel on the device found: a fault, after which get throws it, or "" = none, which is kept
-  // in the cache on disk: it holds for this driver and this build's code.
+  // on disk (verdicts.h): it holds for this driver and this build's code.
   void judge(const KernelKey &key, const std::string &fault);
   bool judged(const KernelKey &key);  // found right
   bool failed(const KernelKey &key);  // get throws, and has thrown before or was told to
 
-  void load_cache(const std::string &path, const Log &log);  // "" = none. Call before the first get
-  void use_cache(VkPipelineCache cache);                     // somebody else's instead, which is not destroyed
-  void save_cache() noexcept;                                // if anything was added
-
-  // The fingerprint of the self-test that this device and driver passed, kept in the same file; 0: none.
-  uint64_t passed() const { return passed_; }
-  void set_passed(uint64_t fingerprint);
+  void load_cache(const Log &log, Stopwatch &watch);  // from disk. Call before the first get
+  void use_cache(VkPipelineCache cache);              // somebody else's instead, which is not destroyed
+  void save_cache() noexcept;                         // if anything was added
 
 private:
   struct Layout {
@@ -72,7 +71,6 @@ private:
   void check_limits(const KernelKey &key) const;
   std::unique_ptr<Kernel> compile(const KernelKey &key, VkShaderModule module, const Layout &layouts) const;
   static uint64_t fingerprint(const KernelKey &key);
-  std::vector<char> read_cache(const std::string &path);
   Layout layout(uint32_t bindings, uint32_t push_bytes);
 
   Gpu &device_;
@@ -81,14 +79,13 @@ private:
   std::set<KernelKey> compiling_;  // by some thread, without the mutex
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;
-  std::set<uint64_t> right_;  // fingerprints
   std::map<std::string, VkShaderModule> modules_;
   std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
   bool foreign_cache_ = false;
-  std::string cache_path_;
-  bool cache_dirty_ = false;
-  uint64_t passed_ = 0;
+  CacheFile cache_file_;
+  size_t cache_bytes_ = 0;    // on disk
+  bool cache_dirty_ = false;  // something was compiled, or found in it
 };
 
 // Kernels of calls that are planned now and recorded later.

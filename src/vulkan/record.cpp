@@ -6,8 +6,8 @@
 // side by side, and once more with these.
 #include <array>
 
-#include "device.h"
 #include "interop.h"
+#include "rehearsal.h"
 
 namespace seer::vulkan {
 namespace {
@@ -72,50 +72,26 @@ void check_same_shape(const char *name, const Tensor &planned, Tensor &t) {
                "%s has other strides than in the plan", name);
 }
 
-struct RecordingDevice : VulkanDevice {
+struct RecordingDevice : Rehearsal {
   RecordingDevice(VulkanDevice &context, std::unique_ptr<Recorder> target)
-      : VulkanDevice(context, std::move(target)), kernels(*gpu->pipelines) {
-    fns = &functions();
-    planned = &kernels;
-    tests_on = &context;
+      : Rehearsal(context, std::move(target), RopeBuffers::Keep::all) {
+    static const BackendFns fns_of_all = functions();
+    fns = &fns_of_all;
   }
-  ~RecordingDevice() override { memory->free(workspace); }
 
-  PlannedKernels kernels;
-  Memory workspace;     // an address for as much as was asked for; which buffer it is, each recording says
   Window wanted_stats;  // where they are wanted; buffer null: nowhere
 
-  static RecordingDevice &of(Device &device) { return static_cast<RecordingDevice &>(device); }
-  static const BackendFns &functions();
-};
-
-const BackendFns &RecordingDevice::functions() {
-  static const BackendFns fns = [] {
-    BackendFns f = vulkan_backend();
-    f.create = nullptr;
-    f.alloc = [](Device &device, uint64_t bytes) {
-      RecordingDevice &d = of(device);
-      d.memory->free(d.workspace);
-      d.workspace = {};
-      return d.workspace = d.memory->borrow(VK_NULL_HANDLE, 0, bytes);
-    };
-    f.free = [](Device &, Memory) noexcept {};  // the next alloc does, and the end
-    f.record = nullptr;
-    f.fence_wait = nullptr;
-    f.begin = [](Device &, Exec &) {};
-    f.clear = [](Device &device, Memory dst, uint64_t offset, uint64_t bytes) {
-      of(device).recorder->fill_zero(static_cast<char *>(dst.address) + offset, bytes);
-    };
-    f.mark = [](Device &, Mark) {};
+private:
+  static BackendFns functions() {
+    BackendFns f = Rehearsal::functions();
     f.end = [](Device &device, const SelectStats *stats) -> std::unique_ptr<PendingCall> {
-      RecordingDevice &d = of(device);
+      auto &d = static_cast<RecordingDevice &>(device);
       if (stats && d.wanted_stats.buffer) d.recorder->copy(stats, d.wanted_stats, kStatsBytes);
       return nullptr;
     };
     return f;
-  }();
-  return fns;
-}
+  }
+};
 
 class VulkanPlan final : public Plan {
 public:
@@ -256,7 +232,7 @@ void VulkanPlan::make_tables_and_kernels() {
       device_->recorder = std::make_unique<Recorder>(*device_->gpu, target());
       run(desc_, layer);
     }
-    if (step == Step::collecting) device_->gpu->pipelines->make(device_->kernels.keys());
+    if (step == Step::collecting) device_->make_kernels();
   }
 }
 

@@ -1,8 +1,6 @@
-// RoPE's angles in device memory. The tables of a call's RopeView have a row for every position; here it is two small
-// ones, whose angles kernels add (shaders/args.h): of 1 / 64 the size, and kept from call to call.
+// RoPE's angles in device memory (rope_turns.h), as kernels take them (shaders/args.h).
 #pragma once
-#include <vector>
-
+#include "../rope_turns.h"
 #include "dispatch.h"
 
 namespace seer::vulkan {
@@ -10,9 +8,11 @@ namespace seer::vulkan {
 // Of one context, or of one plan. Not thread-safe.
 class RopeBuffers {
 public:
-  // keep_all: a plan's, which keeps every table it was ever asked for.
-  RopeBuffers(MemoryMap &memory, Recorder &recorder, bool keep_all = false)
-      : memory_(memory), recorder_(recorder), keep_all_(keep_all) {}
+  // recent: a handful. all: a plan's, which keeps every table it was ever asked for. none: of a rehearsal, which writes
+  // nothing.
+  enum class Keep { recent, all, none };
+  RopeBuffers(MemoryMap &memory, Recorder &recorder, Keep keep = Keep::recent)
+      : memory_(memory), recorder_(recorder), keep_(keep), store_(*this), turns_(store_, keep == Keep::all) {}
   ~RopeBuffers();
   RopeBuffers(const RopeBuffers &) = delete;
   RopeBuffers &operator=(const RopeBuffers &) = delete;
@@ -24,23 +24,24 @@ public:
   void freeze() { frozen_ = true; }
 
 private:
-  struct Entry {
-    std::vector<float> inv_freq;
-    double attention_scaling = 1.0;
-    std::vector<float> second_row;  // sin; tells tables of other steps apart. Empty until there is one
-    int64_t rows = 0;               // written
-    int64_t capacity = 0;           // coarse rows
-    Memory memory;
+  class Store final : public RopeTurns::Store {
+  public:
+    explicit Store(RopeBuffers &owner) : owner_(owner) {}
+    Memory alloc(uint64_t bytes) override { return owner_.memory_.alloc(bytes); }
+    void write(void *to, const void *from, uint64_t bytes) override { owner_.recorder_.write(to, from, bytes); }
+    void free_later(const Memory &memory) override { owner_.recorder_.free_later(memory); }
+    void keep(const Memory &memory) override { owner_.recorder_.free_later(memory); }
+
+  private:
+    RopeBuffers &owner_;
   };
-  Entry &find(const RopeView &rope, int64_t rows);
-  void grow(Entry &entry, int64_t coarse_rows);
-  void release(Entry &entry);
 
   MemoryMap &memory_;
   Recorder &recorder_;
-  const bool keep_all_;
+  const Keep keep_;
   bool frozen_ = false;
-  std::vector<Entry> entries_;  // most recently used first
+  Store store_;
+  RopeTurns turns_;
 };
 
 }  // namespace seer::vulkan

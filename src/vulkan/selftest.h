@@ -4,7 +4,7 @@
 
 namespace seer::vulkan {
 
-// Small problems with known answers, once for each Gpu; a driver that passed is remembered with its pipeline cache.
+// Small problems with known answers, once for each Gpu; what came out is remembered (verdicts.h).
 // What fails loses the features it was computed with, with a log line: subgroups, then cooperative matrices. Throws
 // unsupported where even the plainest kernels are wrong. SEER_VK_SELFTEST=0 skips it.
 void self_test(VulkanDevice &device);

@@ -174,7 +174,8 @@ RopeView RopeOwner::view() const {
           .attention_scaling = freqs.attention_scaling,
           .half = tables->half,
           .cos = tables->cos.data(),
-          .sin = tables->sin.data()};
+          .sin = tables->sin.data(),
+          .step = tables->step};
 }
 
 std::vector<Shape> shapes(int64_t p, bool aligned) {

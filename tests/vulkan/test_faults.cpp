@@ -1,6 +1,10 @@
 // Drivers that fail: compilers that give up or return nothing, devices that are lost. The program's loader hands out
 // functions that do so, in front of the real ones.
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
+#include <mutex>
 #include <string>
 
 #include "dtype.h"
@@ -21,21 +25,28 @@ struct Faults {
   PFN_vkWaitForFences wait = nullptr;
   PFN_vkQueueWaitIdle queue_idle = nullptr;
   PFN_vkDeviceWaitIdle device_idle = nullptr;
+  PFN_vkGetQueryPoolResults query_results = nullptr;
 
-  int pipelines = 0;      // so many fail
-  bool matrices = false;  // all that use cooperative matrices fail
-  bool null = false;      // by success and no pipeline
+  bool pipelines = false;  // all fail
+  bool subgroups = false;  // those without specialization constants fail: the test of subgroups is the only one
+  bool matrices = false;   // all that use cooperative matrices fail
+  bool null = false;       // by success and no pipeline
+  uint64_t tick = 0;       // between two time stamps; 0: they are the device's
   bool lost_submit = false, lost_wait = false;
   std::vector<VkShaderModule> matrix_modules;
-  int failed = 0;
+  int failed = 0, created = 0;
 } faults;
+std::mutex faults_mutex;  // of the counts: pipelines are made on several threads
 
 VKAPI_ATTR VkResult VKAPI_CALL create_module(VkDevice device, const VkShaderModuleCreateInfo *info,
                                              const VkAllocationCallbacks *allocation, VkShaderModule *module) {
   const VkResult result = faults.create_module(device, info, allocation, module);
   constexpr uint32_t capability = 2u << 16 | 17, cooperative_matrix = 6022;  // of SPIR-V
   for (size_t i = 5; i + 1 < info->codeSize / 4 && info->pCode[i] == capability; i += 2)
-    if (info->pCode[i + 1] == cooperative_matrix) faults.matrix_modules.push_back(*module);
+    if (info->pCode[i + 1] == cooperative_matrix) {
+      const std::lock_guard lock(faults_mutex);
+      faults.matrix_modules.push_back(*module);
+    }
   return result;
 }
 
@@ -43,12 +54,16 @@ VKAPI_ATTR VkResult VKAPI_CALL create_pipelines(VkDevice device, VkPipelineCache
                                                 const VkComputePipelineCreateInfo *infos,
                                                 const VkAllocationCallbacks *allocation, VkPipeline *pipelines) {
   const auto &known = faults.matrix_modules;
-  const bool matrix = std::find(known.begin(), known.end(), infos->stage.module) != known.end();
-  if (faults.pipelines > 0 || (faults.matrices && matrix)) {
-    faults.pipelines--;
-    faults.failed++;
-    *pipelines = VK_NULL_HANDLE;
-    return faults.null ? VK_SUCCESS : VK_ERROR_UNKNOWN;
+  {
+    const std::lock_guard lock(faults_mutex);
+    const bool matrix = std::find(known.begin(), known.end(), infos->stage.module) != known.end();
+    const bool plain = infos->stage.pSpecializationInfo->mapEntryCount == 0;
+    faults.created++;
+    if (faults.pipelines || (faults.matrices && matrix) || (faults.subgroups && plain)) {
+      faults.failed++;
+      *pipelines = VK_NULL_HANDLE;
+      return faults.null ? VK_SUCCESS : VK_ERROR_UNKNOWN;
+    }
   }
   return faults.create_pipelines(device, cache, count, infos, allocation, pipelines);
 }
@@ -66,6 +81,14 @@ VKAPI_ATTR VkResult VKAPI_CALL wait(VkDevice device, uint32_t count, const VkFen
   return VK_ERROR_DEVICE_LOST;
 }
 
+VKAPI_ATTR VkResult VKAPI_CALL query_results(VkDevice device, VkQueryPool pool, uint32_t first, uint32_t count,
+                                             size_t bytes, void *data, VkDeviceSize stride, VkQueryResultFlags flags) {
+  const VkResult result = faults.query_results(device, pool, first, count, bytes, data, stride, flags);
+  // From a number on that leaves 64 bits on the way.
+  for (uint32_t i = 0; faults.tick && i < count; i++) static_cast<uint64_t *>(data)[i] = (i + 1) * faults.tick - 5000;
+  return result;
+}
+
 VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_proc(VkDevice device, const char *name) {
   const std::string wanted = name;
   faults.queue_idle = reinterpret_cast<PFN_vkQueueWaitIdle>(faults.device_proc(device, "vkQueueWaitIdle"));
@@ -79,6 +102,7 @@ VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_proc(VkDevice device, const char
   if (wanted == "vkCreateComputePipelines") return replaced(faults.create_pipelines, create_pipelines);
   if (wanted == "vkQueueSubmit") return replaced(faults.submit, submit);
   if (wanted == "vkWaitForFences") return replaced(faults.wait, wait);
+  if (wanted == "vkGetQueryPoolResults") return replaced(faults.query_results, query_results);
   return real;
 }
 
@@ -98,6 +122,7 @@ Context faulty_context(foreign::Gpu &gpu, const Faults &wanted, std::string &tol
     *static_cast<std::string *>(user) += std::string(text, n) + "\n";
   };
   params.log_user = &told;
+  params.log_level = SEER_LOG_DEBUG;
   seer_vulkan_import import = gpu.import();
   import.get_instance_proc_addr = reinterpret_cast<void *>(instance_proc);
   seer_context *ctx = nullptr;
@@ -145,13 +170,13 @@ TEST_CASE("vulkan faults: a kernel that does not compile is done without, by an 
   foreign::Gpu gpu;
   int contexts = 0;
   for (const bool null : {false, true}) {
-    Faults first;  // the first kernel is the test of subgroups
-    first.pipelines = 1;
-    first.null = null;
+    Faults subgroups;
+    subgroups.subgroups = true;
+    subgroups.null = null;
     Faults matrices;
     matrices.matrices = true;
     matrices.null = null;
-    for (const Faults &wanted : {first, matrices}) {
+    for (const Faults &wanted : {subgroups, matrices}) {
       std::string told;
       {
         const Context ctx = faulty_context(gpu, wanted, told);
@@ -159,21 +184,98 @@ TEST_CASE("vulkan faults: a kernel that does not compile is done without, by an 
       }
       gpu.wait_for_release(++contexts);
       CAPTURE(told);
-      if (wanted.pipelines) CHECK(faults.failed == 1);
-      if (wanted.pipelines) CHECK(told.find("subgroups are not what the driver says") != std::string::npos);
+      if (wanted.subgroups) CHECK(faults.failed == 1);
+      if (wanted.subgroups) CHECK(told.find("subgroups are not what the driver says") != std::string::npos);
       if (faults.failed && wanted.matrices) CHECK(told.find("attend") != std::string::npos);
     }
   }
   // Nothing compiles: no context, and a status that says so.
   faults = {};
   faults.instance_proc = gpu.proc;
-  faults.pipelines = 1000;
+  faults.pipelines = true;
   seer_vulkan_import import = gpu.import();
   import.get_instance_proc_addr = reinterpret_cast<void *>(instance_proc);
   seer_context *ctx = nullptr;
   FAILS(SEER_ERROR_UNSUPPORTED, "cannot compile", seer_vulkan_context_create(nullptr, &import, &ctx));
   CHECK(ctx == nullptr);
   CHECK(gpu.released == contexts);
+}
+
+TEST_CASE(
+    "vulkan: what a device was found to be is kept, for this build's code, and a call's kernels are made together") {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("seer-vk-kept-" + std::to_string(getpid()));
+  const With cache("SEER_VK_CACHE", folder.c_str());
+  foreign::Gpu gpu;
+  int contexts = 0;
+  const auto told_with = [&](const Faults &wanted, bool call) {
+    std::string told;
+    {
+      const Context ctx = faulty_context(gpu, wanted, told);
+      CHECK((faults.created == 0) == (contexts > 0 && !wanted.pipelines));
+      if (call) check_attention(ctx.get());
+    }
+    gpu.wait_for_release(++contexts);
+    return told;
+  };
+  Faults subgroups;
+  subgroups.subgroups = true;
+  const char *kept = "when this build first used it";
+  const std::string first = told_with(subgroups, false);
+  CHECK(first.find("subgroups are not what the driver says") != std::string::npos);
+  CHECK(first.find(kept) == std::string::npos);
+  const std::string second = told_with({}, true);  // no fault any more, but nobody looks
+  CHECK(second.find(kept) != std::string::npos);
+  // By the rehearsal, and none where a stage asked for it.
+  CHECK(second.find(" kernels at once") != std::string::npos);
+  CHECK(second.find("kernel attend") == std::string::npos);
+  std::filesystem::remove_all(folder);
+  contexts = 0;
+  gpu.released = 0;
+  CHECK(told_with({}, false).find("self-test") != std::string::npos);
+  CHECK(told_with({}, false).find(kept) == std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("vulkan: times are those of the device's stamps, and the host's where there are none") {
+  foreign::Gpu gpu;
+  int contexts = 0;
+  for (const char *stamps : {"1", "0"}) {
+    const With setting("SEER_VK_TIMESTAMPS", stamps);
+    std::string told;
+    {
+      const Context ctx = faulty_context(gpu, {}, told);
+      seer_device_info info = SEER_INIT(seer_device_info);
+      OK(seer_context_info(ctx.get(), &info));
+      const bool device = *stamps == '1';
+      CHECK((std::string(info.detail).find("times of the device") != std::string::npos) == device);
+      const Model model = make_model(ctx.get());
+      Batch x(1, 64, 64);
+      const seer_prefill_desc desc = x.prefill();
+      const auto stats = [&] {
+        seer_ticket ticket = 0;
+        OK(seer_prefill(ctx.get(), model.get(), 4, &desc, nullptr, &ticket));
+        seer_stats s = SEER_INIT(seer_stats);
+        OK(seer_ticket_stats(ctx.get(), ticket, &s));
+        CHECK(s.blocks_causal > 0);
+        return s;
+      };
+      const seer_stats real = stats();
+      CHECK(real.gate_ns > 0);
+      CHECK(real.attend_ns > 0);
+      CHECK(real.gate_ns + real.attend_ns <= real.device_ns);
+      // Stamps: begin, gate, attend, end, of which the first is before the counter's turn.
+      faults.tick = 3000;
+      const seer_stats given = stats();
+      VkPhysicalDeviceProperties properties;
+      gpu.fn.vkGetPhysicalDeviceProperties(gpu.physical, &properties);
+      const auto ns = [&](double ticks) { return uint64_t(ticks * double(properties.limits.timestampPeriod)); };
+      CHECK((given.gate_ns == ns(3000)) == device);
+      CHECK((given.attend_ns == ns(3000)) == device);
+      CHECK((given.device_ns == ns(15000)) == device);
+    }
+    gpu.wait_for_release(++contexts);
+  }
 }
 
 TEST_CASE("vulkan faults: a lost device is told to every context on it, releases go on, a new context works") {
