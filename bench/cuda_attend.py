@@ -8,10 +8,8 @@
 Needs torch and nvcc (or --cubin). The kernel runs through cuda_driver.py, without the library.
 """
 import argparse
-import faulthandler
 import math
 import os
-import random
 import sys
 import tempfile
 
@@ -21,6 +19,7 @@ here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [here, os.path.join(here, "..", "cuda")]
 import cuda_driver as cd  # noqa: E402
 import masks  # noqa: E402
+from attend_cases import KINDS, Flex, draw_masks, draw_sequences, peer, run_cases, timed  # noqa: E402
 from compile import compile_cubin  # noqa: E402
 
 GROUPS = 3  # row groups of a work item
@@ -47,35 +46,6 @@ class Kernels:
 
 # --- Correctness
 
-def mask_of(kind, heads, rows, cols, first, g):
-    """bool [heads, rows, cols]; row i may see columns 0 .. first(i)."""
-    m = torch.zeros(heads, rows, cols, dtype=torch.bool)
-    last = torch.tensor([first(i) for i in range(rows)])
-    if kind == "full":
-        m[:] = True
-    elif kind == "empty":
-        pass
-    elif kind == "diagonal":
-        m[:, torch.arange(rows), last] = True
-    elif kind == "alternating":
-        m[:, :, torch.randint(0, 2, (1,), generator=g).item()::2] = True
-    elif kind == "one dense row":  # of three that share a ring, the others empty
-        for h in range(heads):
-            m[h, torch.randint(0, rows, (max(1, rows // 3),), generator=g)] = True
-    elif kind == "far apart":  # two blocks, the whole sequence between them, beside dense rows
-        m[:, :, 0] = True
-        m[:, torch.arange(rows), last] = True
-        m[:, 1::3] = True
-    elif kind == "sink":
-        m[:, :, 0] = True
-    else:  # a density
-        m = torch.rand(heads, rows, cols, generator=g) < float(kind)
-    return m
-
-
-KINDS = ["full", "empty", "diagonal", "alternating", "one dense row", "far apart", "sink", "0.5", "0.2", "0.1", "0.03"]
-
-
 def draw(r, small):
     """A random problem."""
     c = dict(dtype=r.choice([torch.bfloat16, torch.float16]), dim=r.choice([64, 128]), block=r.choice([64, 64, 128]),
@@ -84,22 +54,10 @@ def draw(r, small):
              lse=r.random() < .8, garbage=r.random() < .5, scale=r.choice([None, None, 0.05, 1.0, 0.0]),
              rope=r.random() < .5, poison=r.random() < .3, split=r.choice([1, 1, 2, 3, 7, 16]))
     longest = 300 if small else r.choice([200, 1500, 3000])
-    length = lambda: r.choice([1, 63, 64, 65, r.randint(1, longest), r.randint(1, longest)])
     offset = lambda: r.choice([0, 0, 64 * r.randint(0, longest // 64), r.randint(0, longest)])
     if c["block"] == 128:
         offset = lambda: r.choice([0, 128 * r.randint(0, longest // 128)])
-    if r.random() < .5:  # packed
-        c["batch"], seqs, q, k, row = 1, [], 0, 0, 0
-        for _ in range(r.randint(1, 5)):
-            ql = r.choice([0, length(), length()])
-            kl = ql + offset()
-            seqs.append((0, q, ql, k, kl, row))
-            q, k, row = q + ql, k + kl, row + -(-ql // c["block"])
-    else:
-        c["batch"], ql = r.randint(1, 3), length()
-        kl = ql + offset()
-        seqs = [(b, 0, ql, 0, kl, 0) for b in range(c["batch"])]
-    c["sequences"] = seqs
+    c["batch"], c["sequences"] = draw_sequences(r, longest, offset, c["block"])
     return c
 
 
@@ -117,8 +75,6 @@ def run_case(kernels, c, g):
     if all(s[2] == 0 for s in seqs):
         return 0.0
     q_tokens, k_tokens = max(s[1] + s[2] for s in seqs), max(s[3] + s[4] for s in seqs)
-    rows = max(s[5] + -(-s[2] // block) for s in seqs)
-    cols = max(-(-s[4] // block) for s in seqs)
     q = tensor(c["batch"], q_tokens, heads, c["dim"], c["dtype"], c["layout"])
     k = tensor(c["batch"], k_tokens + 70, c["hkv"], c["dim"], c["dtype"], c["layout"])
     v = tensor(c["batch"], k_tokens + 70, c["hkv"], c["dim"], c["dtype"], c["layout"])
@@ -133,22 +89,7 @@ def run_case(kernels, c, g):
     whole = tensor(c["batch"], q_tokens + 2 * guard, heads, c["dim"], c["dtype"], c["layout"], 777.0)
     out = whole[:, guard:guard + q_tokens]
     lse = torch.full((c["batch"], heads, q_tokens), 777.0, device="cuda") if c["lse"] else None
-    mask, words = None, None
-    if c["kind"] != "dense":
-        mask = torch.zeros(c["batch"], heads, rows, cols, dtype=torch.bool)
-        for (b, _, ql, _, kl, mr) in seqs:
-            n = -(-ql // block)
-            if n:
-                last = lambda i: (kl - ql + min((i + 1) * block, ql) - 1) // block
-                m = mask_of(c["kind"], heads, n, cols, last, g)
-                mask[b, :, mr:mr + n] = m
-        given = mask.clone()
-        if c["garbage"]:  # bits that no causal row may see are ignored
-            for (b, _, ql, _, kl, mr) in seqs:
-                for i in range(-(-ql // block)):
-                    last = (kl - ql + min((i + 1) * block, ql) - 1) // block
-                    given[b, :, mr + i, last + 1:] = True
-        mask, words = mask.cuda(), cd.pack_mask(given.cuda())
+    mask, words = draw_masks(c["kind"], c["batch"], heads, seqs, block, c["garbage"], g)
     kernel = kernels(c["dtype"], c["dim"])
     scale = c["dim"] ** -0.5 if c["scale"] is None else c["scale"]
     tables = cd.RopeTables(max(s[4] for s in seqs), c["dim"], scaling=1.25) if c["rope"] else None
@@ -187,60 +128,18 @@ def run_case(kernels, c, g):
 
 
 def test(kernels, args):
-    r, worst, ran = random.Random(args.seed), 0.0, 0
-    torch.manual_seed(args.seed)
-    g = torch.Generator().manual_seed(args.seed)
-    for i in range(args.cases):
-        c = draw(r, args.small)
-        faulthandler.dump_traceback_later(120, exit=True)  # a kernel that hangs
-        try:
-            worst = max(worst, run_case(kernels, c, g))
-        except Exception:
-            print(f"case {i} of seed {args.seed}: {c}", flush=True)
-            raise
-        ran += 1
-    faulthandler.cancel_dump_traceback_later()
-    if ran == 0:
-        sys.exit("no case ran")
+    ran, worst = run_cases(args, lambda r: draw(r, args.small), lambda c, g: run_case(kernels, c, g))
     print(f"{ran} cases right and repeatable; largest relative error of a row block {worst:.1e}")
 
 
 # --- Speed
 
-def timed(functions, rounds=5, budget_ms=40):
-    """Median milliseconds of each function, L2 flushed before each call, the functions taking turns in random order."""
-    flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
-    times = {n: [] for n in functions}
-    for f in functions.values():
-        f()
-    torch.cuda.synchronize()
-    for _ in range(rounds):
-        order = list(functions.items())
-        random.shuffle(order)
-        for name, f in order:
-            spent = 0.0
-            while spent < budget_ms or len(times[name]) < 3:
-                a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                flush.zero_()
-                a.record()
-                f()
-                b.record()
-                b.synchronize()
-                times[name].append(a.elapsed_time(b))
-                spent += times[name][-1]
-    return {n: sorted(t)[len(t) // 2] for n, t in times.items()}
-
-
 def bench(kernels, args):
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention as sdpa
+    from torch.nn.attention import SDPBackend
     heads, hkv = (int(x) for x in args.heads.split(":"))
     d, dtype = args.dim, torch.bfloat16
     kernel = kernels(dtype, d)
-    flex = None
-    if args.flex:
-        from torch.nn.attention.flex_attention import BlockMask, flex_attention
-        flex = torch.compile(flex_attention, dynamic=False)
+    flex = Flex() if args.flex else None
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; bf16, B 1, Hq {heads}, Hkv {hkv}, D {d}, causal")
     print("TFLOP/s of kept 64x64 blocks, diagonal ones counted half (ms); s = blocks kept per block loaded by 3 rows of"
           " a head; e = share of the tensor cores' rate")
@@ -266,22 +165,10 @@ def bench(kernels, args):
             if args.rope:
                 run["with RoPE of q"] = kernel.plan(q, k, v, out, lse, words, rope=cd.RopeTables(n_tokens, d))
             if args.peers and family == "full":
-                def peer(backend):
-                    def f():
-                        with sdpa_kernel(backend):
-                            return sdpa(qt, kt, vt, is_causal=True, enable_gqa=True)
-                    return f
-                run["cudnn"], run["flash"] = peer(SDPBackend.CUDNN_ATTENTION), peer(SDPBackend.FLASH_ATTENTION)
+                run["cudnn"] = peer(SDPBackend.CUDNN_ATTENTION, qt, kt, vt)
+                run["flash"] = peer(SDPBackend.FLASH_ATTENTION, qt, kt, vt)
             if flex is not None:
-                diagonal = torch.eye(n, dtype=torch.bool, device="cuda")
-                parts = []
-                for part in (m & diagonal, m & ~diagonal):
-                    order = torch.argsort(part.to(torch.int8), dim=-1, descending=True, stable=True)
-                    parts += [part.sum(-1).to(torch.int32)[None], order.to(torch.int32)[None]]
-                block_mask = BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=64, mask_mod=lambda b, h, i, j: i >= j,
-                                                      seq_lengths=(n_tokens, n_tokens), compute_q_blocks=False)
-                run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True,
-                                                        kernel_options={"BLOCK_M": 64, "BLOCK_N": 64})
+                run["flex"] = flex(m, 64, qt, kt, vt)
             kernel.clocks.zero_()
             ms = timed(run, args.rounds)
             s = masks.sharing(m, 3)

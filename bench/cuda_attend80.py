@@ -9,10 +9,8 @@ Needs torch and nvcc (or --sm80 and --plain with cubins of this machine's chip).
 """
 import argparse
 import ctypes
-import faulthandler
 import math
 import os
-import random
 import sys
 import tempfile
 
@@ -22,8 +20,8 @@ here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [here, os.path.join(here, "..", "cuda")]
 import cuda_driver as cd  # noqa: E402
 import masks  # noqa: E402
+from attend_cases import KINDS, Flex, draw_masks, draw_sequences, peer, run_cases, timed  # noqa: E402
 from compile import compile_cubin  # noqa: E402
-from cuda_attend import KINDS, mask_of, timed  # noqa: E402
 
 DTYPE = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 ROWS = 64  # kAttendRows of cuda/launch_attend80.h
@@ -136,20 +134,8 @@ def draw(r, small, tiers, dims, dtypes):
         c["dtype"], c["dim"] = r.choice(dtypes), r.choice(dims + [r.randint(1, 256)])
         c["pad"] = r.choice([0, 0, 1, 3, 8])
     longest = 300 if small else r.choice([200, 1500, 3000])
-    length = lambda: r.choice([1, 63, 64, 65, r.randint(1, longest), r.randint(1, longest)])
     offset = lambda: r.choice([0, 0, c["block"] * r.randint(0, longest // c["block"]), r.randint(0, longest)])
-    if r.random() < .5:  # packed
-        c["batch"], seqs, q, k, row = 1, [], 0, 0, 0
-        for _ in range(r.randint(1, 5)):
-            ql = r.choice([0, length(), length()])
-            kl = ql + offset()
-            seqs.append((0, q, ql, k, kl, row))
-            q, k, row = q + ql, k + kl, row + -(-ql // c["block"])
-    else:
-        c["batch"], ql = r.randint(1, 3), length()
-        kl = ql + offset()
-        seqs = [(b, 0, ql, 0, kl, 0) for b in range(c["batch"])]
-    c["sequences"] = seqs
+    c["batch"], c["sequences"] = draw_sequences(r, longest, offset, c["block"])
     return c
 
 
@@ -168,8 +154,6 @@ def run_case(kernels, c, g):
     if all(s[2] == 0 for s in seqs):
         return 0.0
     q_tokens, k_tokens = max(s[1] + s[2] for s in seqs), max(s[3] + s[4] for s in seqs)
-    rows = max(s[5] + -(-s[2] // block) for s in seqs)
-    cols = max(-(-s[4] // block) for s in seqs)
     q, _ = tensor(c, q_tokens, heads)
     k, _ = tensor(c, k_tokens + 70, c["hkv"])
     v, _ = tensor(c, k_tokens + 70, c["hkv"])
@@ -179,21 +163,7 @@ def run_case(kernels, c, g):
     view, whole = tensor(c, q_tokens + 2 * guard, heads, 777.0)
     out = view[:, guard:guard + q_tokens]
     lse = torch.full((c["batch"], heads, q_tokens), 777.0, device="cuda") if c["lse"] else None
-    mask, words = None, None
-    if c["kind"] != "dense":
-        mask = torch.zeros(c["batch"], heads, rows, cols, dtype=torch.bool)
-        for (b, _, ql, _, kl, mr) in seqs:
-            n = -(-ql // block)
-            if n:
-                last = lambda i: (kl - ql + min((i + 1) * block, ql) - 1) // block
-                mask[b, :, mr:mr + n] = mask_of(c["kind"], heads, n, cols, last, g)
-        given = mask.clone()
-        if c["garbage"]:  # bits that no causal row may see are ignored
-            for (b, _, ql, _, kl, mr) in seqs:
-                for i in range(-(-ql // block)):
-                    last = (kl - ql + min((i + 1) * block, ql) - 1) // block
-                    given[b, :, mr + i, last + 1:] = True
-        mask, words = mask.cuda(), cd.pack_mask(given.cuda())
+    mask, words = draw_masks(c["kind"], c["batch"], heads, seqs, block, c["garbage"], g)
     if mask is not None:  # blocks that no row of a KV head keeps
         for (b, _, ql, kb, kl, mr) in seqs:
             n = -(-ql // block)
@@ -267,39 +237,22 @@ def run_case(kernels, c, g):
 
 
 def test(kernels, args):
-    r, worst, ran = random.Random(args.seed), 0.0, 0
-    torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = False
-    g = torch.Generator().manual_seed(args.seed)
     tiers = [t for t, m in kernels.modules.items() if m is not None]
     dims = [int(x) for x in args.dims.split(",")]
     dtypes = [{v: k for k, v in DTYPE.items()}[x] for x in args.dtypes.split(",")]
-    for i in range(args.cases):
-        c = draw(r, args.small, tiers, dims, dtypes)
-        faulthandler.dump_traceback_later(120, exit=True)  # a kernel that hangs
-        try:
-            worst = max(worst, run_case(kernels, c, g))
-        except Exception:
-            print(f"case {i} of seed {args.seed}: {c}", flush=True)
-            raise
-        ran += 1
-    faulthandler.cancel_dump_traceback_later()
-    if ran == 0:
-        sys.exit("no case ran")
+    ran, worst = run_cases(args, lambda r: draw(r, args.small, tiers, dims, dtypes),
+                           lambda c, g: run_case(kernels, c, g))
     print(f"{ran} cases right and repeatable; largest relative error of a row block {worst:.2f} of what is allowed")
 
 
 # --- Speed
 
 def bench(kernels, args):
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention as sdpa
+    from torch.nn.attention import SDPBackend
     heads, hkv, d, block = args.heads, max(1, args.heads // 4), args.dim, args.block
     dtype = {v: k for k, v in DTYPE.items()}[args.dtype]
-    flex = None
-    if args.flex:
-        from torch.nn.attention.flex_attention import BlockMask, flex_attention
-        flex = torch.compile(flex_attention, dynamic=False)
+    flex = Flex() if args.flex else None
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {args.dtype}, B 1, Hq {heads}, Hkv {hkv}, "
           f"D {d}, causal, block {block}; TFLOP/s of kept blocks, diagonal ones counted half (ms)")
     torch.manual_seed(0)
@@ -319,34 +272,15 @@ def bench(kernels, args):
             tiers = ["sm80"] if dtype.itemsize == 2 and kernels.modules["sm80"] is not None else ["plain"]
             run = {t: kernels.plan(t, q, k, v, out, lse, words, block) for t in tiers}
             if args.peers and family == "full":
-                def peer(backend):
-                    def f():
-                        with sdpa_kernel(backend):
-                            return sdpa(qt, kt, vt, is_causal=True, enable_gqa=True)
-                    return f
                 if dtype.itemsize == 2:
-                    run["flash"] = peer(SDPBackend.FLASH_ATTENTION)
+                    run["flash"] = peer(SDPBackend.FLASH_ATTENTION, qt, kt, vt)
                 else:  # of f32, the memory-efficient one; it has no GQA
                     kr, vr = (x.repeat_interleave(heads // hkv, 1) for x in (kt, vt))
-                    def efficient():
-                        with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-                            return sdpa(qt, kr, vr, is_causal=True)
-                    run["efficient"] = efficient
+                    run["efficient"] = peer(SDPBackend.EFFICIENT_ATTENTION, qt, kr, vr, gqa=False)
                     if n_tokens <= 4096:
-                        def math_():
-                            with sdpa_kernel(SDPBackend.MATH):
-                                return sdpa(qt, kr, vr, is_causal=True)
-                        run["math"] = math_
+                        run["math"] = peer(SDPBackend.MATH, qt, kr, vr, gqa=False)
             if flex is not None:
-                diagonal = torch.eye(n, dtype=torch.bool, device="cuda")
-                parts = []
-                for part in (m & diagonal, m & ~diagonal):
-                    order = torch.argsort(part.to(torch.int8), dim=-1, descending=True, stable=True)
-                    parts += [part.sum(-1).to(torch.int32)[None], order.to(torch.int32)[None]]
-                block_mask = BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=block, mask_mod=lambda b, h, i, j: i >= j,
-                                                      seq_lengths=(n_tokens, n_tokens), compute_q_blocks=False)
-                run["flex"] = lambda bm=block_mask: flex(qt, kt, vt, block_mask=bm, enable_gqa=True,
-                                                        kernel_options={"BLOCK_M": 64, "BLOCK_N": 64})
+                run["flex"] = flex(m, block, qt, kt, vt)
             ms = timed(run, args.rounds, args.budget)
             print(f"S {n_tokens:6d}  {family:10s} {density:4.2f}  s {masks.sharing(m, 2):4.2f}  "
                   + "  ".join(f"{name} {flops / t * 1e-9:5.1f} ({t:.3f})" for name, t in ms.items()), flush=True)
