@@ -290,8 +290,8 @@ MatrixKernels choose_kernels(VulkanDevice &device, const AttendArgs &args, const
       if (caps.tier < AttendTier::flexible) break;
       const auto layout = coop_layout(device, matrix, attend_subgroup(caps));
       if (!layout) continue;
-      // Of one head at a time, a tile of keys serves its 64 rows alone.
-      if (heads == 1)
+      // What serves a single head, or sums of half the registers, best.
+      if (heads == 1 || (caps.f16_sums && matrix.f16_sums))
         if (auto k = proven(device, shape, attend_split(caps, shape, matrix, *layout, heads, redo_rows, why))) return k;
       if (auto k = proven(device, shape, attend_flexible(caps, shape, matrix, *layout, heads, redo_rows, why)))
         return k;
@@ -303,7 +303,9 @@ MatrixKernels choose_kernels(VulkanDevice &device, const AttendArgs &args, const
     if (const auto single = kernel(tier, 1)) kernels.push_back(*single);
     if (kernels.empty()) continue;
     // Dense rows: all heads of a group want the same keys.
-    const uint32_t most = tier == AttendTier::coopmat || caps.software() || shape.dim <= 64 ? 2 : 4;
+    const bool few = tier == AttendTier::coopmat || caps.software() || shape.dim <= 64 ||
+                     (caps.f16_sums && shape.dtype == DType::f16);
+    const uint32_t most = few ? 2 : 4;
     for (uint32_t heads = args.mask.words ? 1 : most; heads > 1; heads /= 2) {
       if (group % heads != 0) continue;
       const auto together = kernel(tier, heads);

@@ -238,12 +238,14 @@ bool sound(const SplitTile &t, const AttendShape &s) {
 std::optional<SplitTile> split_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix, uint32_t heads,
                                     uint32_t redo_rows) {
   const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
+  // Of one head and long rows, four subgroups of two tiles of rows each; otherwise registers bear all channels of two.
+  const uint32_t split = choice("TILE_SPLIT", heads == 1 && shape.dim > 64 ? 2 : 1);
   for (const uint32_t tiles : {choice("TILE_TILES", 2), 1u})
     for (uint32_t keys = choice("TILE_KEYS", caps.software() ? 16 : 32); keys >= 16; keys /= 2)
       for (uint32_t rows = best_rows; rows >= redo_rows; rows /= 2) {
         const SplitTile t{.rows = rows,
                           .keys = keys,
-                          .split = choice("TILE_SPLIT", 2),
+                          .split = split,
                           .heads = heads,
                           .tiles = tiles,
                           .size = attend_subgroup(caps),
