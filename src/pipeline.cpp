@@ -1,25 +1,19 @@
 #include "pipeline.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <set>
 
 #include "call_kind.h"
 #include "checked.h"
 #include "stage_exec.h"
+#include "timed_call.h"
 #include "views.h"
 
 namespace seer {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr uint64_t kGateUnits = 4;  // pool and project, of q and of k; the other stages count block rows
-
-uint64_t ns_since(Clock::time_point start) {
-  return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
-}
 
 int64_t total_q_blocks(std::span<const Sequence> sequences, int64_t block) {
   int64_t rows = 0;
@@ -181,53 +175,6 @@ struct Pipeline::Impl {
             .stride_head = plan.q_rows * plan.mask_row_words,
             .stride_row = plan.mask_row_words};
   }
-
-  // A call's times and its end. Where the backend records calls, marks are its own and the end is left to exec.pending;
-  // elsewhere a mark waits for all work so far, and a stage's outcome that comes late is thrown there.
-  class Call {
-  public:
-    Call(Impl &impl, Exec &exec, CallStats &stats) : impl_(impl), exec_(exec), stats_(stats) {
-      if (fns().begin) fns().begin(impl_.device, exec_);
-    }
-    ~Call() {
-      if (ended_ || !fns().begin) return;
-      try {  // a call that failed may have left work
-        exec_.pending = fns().end(impl_.device, nullptr);
-      } catch (const std::exception &error) {
-        impl_.device.log(LogLevel::warn, "backend %s: %s", fns().name, error.what());
-      }
-    }
-    Call(const Call &) = delete;
-    Call &operator=(const Call &) = delete;
-
-    void mark(Mark mark) {
-      if (fns().begin) return fns().mark(impl_.device, mark);
-      if (mark == Mark::gate_begin || mark == Mark::attend_begin) {
-        marked_ = Clock::now();
-        return;
-      }
-      if (fns().record) fns().fence_wait(impl_.device, fns().record(impl_.device, exec_.stream), UINT64_MAX);
-      (mark == Mark::gate_end ? stats_.gate_ns : stats_.attend_ns) += ns_since(marked_);
-    }
-    void end(const Plan &plan) {
-      if (fns().begin) {
-        ended_ = true;
-        exec_.pending = fns().end(impl_.device, impl_.at<const SelectStats>(plan.stats));
-        return;
-      }
-      fns().read(impl_.device, impl_.workspace, plan.stats.offset, &stats_.select, sizeof stats_.select);
-      stats_.device_ns = ns_since(start_);
-    }
-
-  private:
-    const BackendFns &fns() const { return *impl_.device.fns; }
-    Impl &impl_;
-    Exec &exec_;
-    CallStats &stats_;
-    const Clock::time_point start_ = Clock::now();
-    Clock::time_point marked_;
-    bool ended_ = false;
-  };
 
   // A view that keeps what it points to alive.
   struct RopeUse {
@@ -454,7 +401,7 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   impl.rehearse(prefill_kind(gate, attend), [&](Pipeline &pipeline, Exec &e, CallStats &s) {
     pipeline.prefill(e, without_cache(gate), attend, s);
   });
-  Impl::Call timed(impl, exec, stats);
+  TimedCall timed(impl.device, exec, stats);
   std::vector<Sequence> sequences = gate.sequences;
   const int64_t block = gate.config->block_size;
   assign_rows(sequences, block, gate.cache, gate.cache_layer);
@@ -482,7 +429,7 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   });
   if (gate.mask_bytes.bytes)
     impl.convert(exec, sequences, block, gate.q.heads, mask, plan.mask_row_words, gate.mask_bytes, true);
-  timed.end(plan);
+  timed.end(impl.workspace, plan.stats);
   Impl::commit_cache(gate, sequences);
 }
 
@@ -490,7 +437,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   Impl &impl = *impl_;
   impl.rehearse(gate_kind(call),
                 [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.gate(e, without_cache(call), s); });
-  Impl::Call timed(impl, exec, stats);
+  TimedCall timed(impl.device, exec, stats);
   std::vector<Sequence> sequences = call.sequences;
   const int64_t block = call.config->block_size;
   assign_rows(sequences, block, call.cache, call.cache_layer);
@@ -507,14 +454,14 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   if (call.mask_bytes.bytes)
     impl.convert(exec, sequences, block, call.q.heads, mask, plan.mask_row_words, call.mask_bytes, true);
   timed.mark(Mark::gate_end);
-  timed.end(plan);
+  timed.end(impl.workspace, plan.stats);
   Impl::commit_cache(call, sequences);
 }
 
 void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
   Impl &impl = *impl_;
   impl.rehearse(select_kind(call), [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.select(e, call, s); });
-  Impl::Call timed(impl, exec, stats);
+  TimedCall timed(impl.device, exec, stats);
   Problem problem;
   problem.sequences = call.sequences;
   problem.q_heads = call.q_heads;
@@ -534,13 +481,13 @@ void Pipeline::select(Exec &exec, const SelectCall &call, CallStats &stats) {
   if (call.mask_bytes.bytes)
     impl.convert(exec, call.sequences, call.block, call.q_heads, mask, plan.mask_row_words, call.mask_bytes, true);
   timed.mark(Mark::gate_end);
-  timed.end(plan);
+  timed.end(impl.workspace, plan.stats);
 }
 
 void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
   Impl &impl = *impl_;
   impl.rehearse(attend_kind(call), [&](Pipeline &pipeline, Exec &e, CallStats &s) { pipeline.attend(e, call, s); });
-  Impl::Call timed(impl, exec, stats);
+  TimedCall timed(impl.device, exec, stats);
   const Problem problem = attend_problem(impl.device, call);
   const Plan plan = impl.prepare(problem, stats);
   BlockMaskView mask = call.mask;
@@ -581,7 +528,7 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
                     problem.rotate && !copy_k);
   });
   timed.mark(Mark::attend_end);
-  timed.end(plan);
+  timed.end(impl.workspace, plan.stats);
 }
 
 uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend) {
