@@ -7,12 +7,13 @@ namespace seer::cuda {
 
 using namespace seer::sm90;
 
-// Whether this warp's rows of O, which one tile has been added to, may have met something that is not finite.
+// Whether this warp's rows of O, the product of one tile, may have met something that is not finite. What of V is not
+// finite has met all rows, so that one of a thread's two will do.
 template <class C>
 __device__ __forceinline__ bool tainted(const float (&o)[C::kDim / 2]) {
-  float all[4] = {0.f, 0.f, 0.f, 0.f};  // of products: what is not finite stays so, and half as many additions will do
+  float all[4] = {0.f, 0.f, 0.f, 0.f};  // of products: what is not finite stays so
 #pragma unroll
-  for (int i = 0; i < C::kDim / 4; ++i) all[i & 3] = fmaf(o[2 * i], o[2 * i + 1], all[i & 3]);
+  for (int i = 0; i < C::kDim / 8; ++i) all[i & 3] = fmaf(o[4 * i], o[4 * i + 1], all[i & 3]);
   return __any_sync(~0u, !(fabsf((all[0] + all[1]) + (all[2] + all[3])) < INFINITY));
 }
 

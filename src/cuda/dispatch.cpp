@@ -213,8 +213,13 @@ void Recorder::log_stages(const Call &call) const {
 
 void Recorder::mark(Mark mark) {
   if (!call_ || call_->captured) return;
-  CUevent made = event(*call_);
-  call_->marks.emplace_back(mark, made);
+  // An event takes the device a microsecond. What begins does so where the part before it ended, or with the call, but
+  // for the clearing of statistics: that event will do.
+  auto &marks = call_->marks;
+  const bool begins = mark == Mark::gate_begin || mark == Mark::attend_begin;
+  CUevent made = !begins ? nullptr : marks.empty() ? call_->first : marks.back().second;
+  if (!made) made = event(*call_);
+  marks.emplace_back(mark, made);
 }
 
 void Recorder::abandon() noexcept {

@@ -282,6 +282,7 @@ TEST_CASE("a call on the caller's stream is recorded before it returns, and wait
   CHECK(launches("pool_").size() == 1);
   CHECK(launches("attend_").size() == 1);
   CHECK(fake::control().calls("cuStreamSynchronize") == 0);
+  CHECK(fake::control().calls("cuEventRecord") == 4);  // begin, end of attend, end; one for calls to come
   CHECK(fake::control().calls("cuMemAlloc") == 0);
   CHECK(fake::control().calls("cuMemFree") == 0);
   CHECK(fake::control().calls("cuMemHostAlloc") == 0);
