@@ -170,16 +170,20 @@ TEST_CASE("what is not finite stays with the rows and heads that attend to it") 
     for (int64_t d = 0; d < p.dim; d += 3)
       into.set(size_t(((batch * p.l + token) * p.kv_heads + head) * p.dim + d), poison);
     p.run_attention(fast());
+    // A GPU may add up anew, in another order, what the causal mask leaves of a tile with such values.
+    const bool exact = !std::getenv("SEER_TEST_BACKEND");
+    const float rounding = exact ? 0.0f : p.dtype == SEER_F32 ? 1e-5f : p.dtype == SEER_F16 ? 2e-3f : 1.6e-2f;
     for (int64_t b = 0; b < p.batch; b++)
       for (int64_t t = 0; t < p.s; t++)
         for (int64_t h = 0; h < p.q_heads; h++) {
           const bool attends = b == batch && h * p.kv_heads / p.q_heads == head && p.l - p.s + t >= token &&
                                p.kept(b, h, t / p.block, token / p.block);
           if (attends) continue;
-          for (int64_t d = 0; d < p.dim; d++) {
-            const size_t at = size_t(((b * p.s + t) * p.q_heads + h) * p.dim + d);
-            RC_ASSERT(p.out.get(at) == clean.out.get(at));
-          }
+          const size_t at = size_t(((b * p.s + t) * p.q_heads + h) * p.dim);
+          float largest = 0.0f;
+          for (size_t d = 0; d < size_t(p.dim); d++) largest = std::max(largest, std::abs(clean.out.get(at + d)));
+          for (size_t d = 0; d < size_t(p.dim); d++)
+            RC_ASSERT(std::abs(p.out.get(at + d) - clean.out.get(at + d)) <= rounding * largest);
         }
   }));
 }
