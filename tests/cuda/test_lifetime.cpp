@@ -85,6 +85,7 @@ TEST_CASE("two devices: each call with the context, kernels, streams and memory 
     CHECK(run(context[0], a[0].desc, &stream[1].handle) == SEER_ERROR_INVALID_ARGUMENT);
     CHECK(std::string(seer_last_error()) == "the stream is of CUDA device 1; the context is on device 0");
     CHECK_MESSAGE(run(context[0], a[0].desc, &stream[0].handle) == SEER_OK, seer_last_error());
+    CHECK(seer_wait(context[0].get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
   }
 }
 
