@@ -63,6 +63,7 @@ const uint LOADS = COLS * 2 * CHUNKS / THREADS;  // of a tile, a thread's
 const uint FACTORS = THREADS > COLS ? THREADS : COLS;  // of a tile, COLS of them used: a thread for each, and no branch
 const uint FACTOR_LOADS = FACTORS / THREADS;
 const uint QUADS = (DIM / 4 + SIZE - 1) / SIZE;  // of a vector, a lane's
+const uint AT_ONCE = M % 8 == 0 ? 8 : 1;  // rows whose loads a lane has in flight
 const uint Q_AREA = SUBGROUPS * M * Q_STRIDE;
 
 // Logits before the row's factor: those of ordinary vectors are below 2^80.
@@ -124,27 +125,29 @@ void load_rows(Item item) {
   const uint area = gl_SubgroupID * M * Q_STRIDE;
   [[unroll]] for (uint r = 0; r < TILES; r++)
     [[unroll]] for (uint part = 0; part < 2; part++) {
-      [[dont_unroll]] for (uint i = 0; i < M; i++) {
-        const uint row = own_row0 + r * M + i;
-        const uint base = p.q_skip / 16 + ((item.row0 + existing(item, row)) * p.q_heads + item.head) * (DIM / 4);
-        vec4 x[QUADS];
-        uint most = 0;
-        [[unroll]] for (uint n = 0; n < QUADS; n++) {
-          x[n] = q4[base + (n * SIZE + lane()) % (DIM / 4)];
-          most = max(most, largest_of(x[n]));
+      [[dont_unroll]] for (uint i0 = 0; i0 < M; i0 += AT_ONCE) {
+        vec4 x[AT_ONCE * QUADS];
+        [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
+          const uint row = existing(item, own_row0 + r * M + i0 + i);
+          const uint base = p.q_skip / 16 + ((item.row0 + row) * p.q_heads + item.head) * (DIM / 4);
+          [[unroll]] for (uint n = 0; n < QUADS; n++) x[i * QUADS + n] = q4[base + (n * SIZE + lane()) % (DIM / 4)];
         }
-        most = subgroupMax(most);
-        const bool fine = splits(most);
-        const uint up = fine ? split_exponent(most) : 127;
-        [[unroll]] for (uint n = 0; n < QUADS; n++) {
-          const vec4 all = fine ? x[n] * uintBitsToFloat(up << 23) : vec4(0.0), first = split_high(all);
-          const uvec2 words = pack_halves(part == 0 ? first : all - first);
-          const uint c = (n * SIZE + lane()) % (DIM / 4), at = area + i * Q_STRIDE + c / 2;
-          tile[at][2 * (c & 1)] = words.x;
-          tile[at][2 * (c & 1) + 1] = words.y;
+        [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
+          uint most = 0;
+          [[unroll]] for (uint n = 0; n < QUADS; n++) most = max(most, largest_of(x[i * QUADS + n]));
+          most = subgroupMax(most);
+          const bool fine = splits(most);
+          const uint up = fine ? split_exponent(most) : 127;
+          [[unroll]] for (uint n = 0; n < QUADS; n++) {
+            const vec4 all = fine ? x[i * QUADS + n] * uintBitsToFloat(up << 23) : vec4(0.0), first = split_high(all);
+            const uvec2 words = pack_halves(part == 0 ? first : all - first);
+            const uint c = (n * SIZE + lane()) % (DIM / 4), at = area + (i0 + i) * Q_STRIDE + c / 2;
+            tile[at][2 * (c & 1)] = words.x;
+            tile[at][2 * (c & 1) + 1] = words.y;
+          }
+          powers_q[own_row0 + r * M + i0 + i] = uintBitsToFloat((254 - up) << 23);
+          beyond |= fine ? 0 : 1;
         }
-        powers_q[row] = uintBitsToFloat((254 - up) << 23);
-        beyond |= fine ? 0 : 1;
       }
       barrier();
       [[unroll]] for (uint d = 0; d < PARTS; d++) {
@@ -368,11 +371,10 @@ void main() {
 
   if (thread() == 0) marks = totals[0] = totals[1] = 0;
   for (uint x = thread(); x < M * N / 4; x += THREADS) numbers[x] = vec4(4 * x) + vec4(0.0, 1.0, 2.0, 3.0);
-  load_rows(item);
-  begin_rows(item);
-
   const uint tiles = (item.causal + COLS - 1) / COLS;
   fetch(item, 0);
+  load_rows(item);
+  begin_rows(item);
   keep(0);
   if (tiles > 1) fetch(item, COLS);
   barrier();
@@ -405,15 +407,14 @@ void main() {
     select_slowly(item, tiles);
   } else {
     uint count = 0, fallen = 0;
-    [[unroll]] for (uint i = 0; i < TILES * SLOTS; i++)
+    [[unroll]] for (uint i = 0; i < TILES * SLOTS; i++) {
+      const uint last = causal[i] - 1;
+      if (kept[i] == 0) mask[mask_of[i] + last / COLS] = 1u << (last % COLS);  // by all who wrote the word before
       if ((lane() & LANE_BITS) == 0 && row_of[i] < item.rows) {
-        const uint last = causal[i] - 1;
-        if (kept[i] == 0) {
-          mask[mask_of[i] + last / COLS] = 1u << (last % COLS);
-          fallen++;
-        }
         count += max(kept[i], 1);
+        fallen += kept[i] == 0 ? 1 : 0;
       }
+    }
     count = subgroupAdd(count);
     fallen = subgroupAdd(fallen);
     if (lane() == 0) {

@@ -1,5 +1,6 @@
 #include "gate_proof.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <random>
@@ -54,6 +55,7 @@ bool proven(VulkanDevice &device, const KernelKey &key, const char *stage, Test 
   try {
     if (!pipelines.judged(key)) {
       if (device.collects()) return true;  // tried once it is compiled, beside what else the call takes
+      if (device.collects()) return true;  // tried once it is compiled, beside what else the call takes
       pipelines.get(key);
       pipelines.judge(key, test(device.tester()));
       pipelines.get(key);
@@ -72,40 +74,65 @@ std::vector<float> values(size_t count, std::minstd_rand &random) {
   return x;
 }
 
-// Rows of two heads that see different numbers of key blocks, more than one item of them and the last one cut short. A
-// row without a preference meets a threshold of exactly its probabilities; the vectors of head 1 are as large as those
-// it compares them with are small, and one has an infinity.
-std::string select_fault(VulkanDevice &device, const SelectTile &tile) {
-  constexpr int64_t heads = 2, block = 64, before = 7, equal = 42, infinite_from_end = 2;
-  const int64_t dim = tile.dim, rows = tile.rows() + 43, cols = rows + before, words = mask_words(cols);
-  std::minstd_rand random(1);
-  std::vector<float> q = values(size_t(rows * heads * dim), random), k = values(size_t(cols * heads * dim), random);
-  for (int64_t d = 0; d < dim; d++) {
-    q[size_t(equal * heads * dim + d)] = 0;
-    for (int64_t r = 0; r < rows; r++) q[size_t((r * heads + 1) * dim + d)] *= 0x1p30f;
-    for (int64_t c = 0; c < cols; c++) k[size_t((c * heads + 1) * dim + d)] *= 0x1p-30f;
-  }
-  const int64_t infinite = rows - infinite_from_end;
-  q[size_t((infinite * heads + 1) * dim)] = HUGE_VALF;
-  std::vector<uint32_t> mask(size_t(heads * rows * words), 0xa5a5a5a5u);
-  const Copy on_q(device, q), on_k(device, k), on_mask(device, mask), stats(device, std::vector<uint64_t>(3));
-  const Copy split(device, split_bytes(cols * heads, dim));
+// Rows of two heads that see different numbers of key blocks, more than one item of them and the last one cut short.
+// Row kEqual has no preference; the vectors of head 1 are as large as those that it compares them with are small, and
+// one has an infinity.
+struct Gate {
+  static constexpr int64_t kHeads = 2, kBlock = 64, kBefore = 7, kEqual = 42;
 
+  Gate(const SelectTile &tile) : dim(tile.dim), rows(tile.rows() + 43), cols(rows + kBefore), infinite(rows - 2) {
+    std::minstd_rand random(1);
+    q = values(size_t(rows * kHeads * dim), random);
+    k = values(size_t(cols * kHeads * dim), random);
+    for (int64_t d = 0; d < dim; d++) {
+      q[size_t(kEqual * kHeads * dim + d)] = 0;
+      for (int64_t r = 0; r < rows; r++) q[size_t((r * kHeads + 1) * dim + d)] *= 0x1p30f;
+      for (int64_t c = 0; c < cols; c++) k[size_t((c * kHeads + 1) * dim + d)] *= 0x1p-30f;
+    }
+    q[size_t((infinite * kHeads + 1) * dim)] = HUGE_VALF;
+    sequence.q_len = rows * kBlock;
+    sequence.k_len = sequence.total_len = cols * kBlock;
+  }
+
+  double scale() const { return 2 / std::sqrt(double(dim)); }
+  GateVectors vectors(const Copy &on_q, const Copy &on_k) const {
+    return {on_q.as<float>(), on_k.as<float>(), kHeads, kHeads, dim, scale()};
+  }
+  int64_t causal(int64_t row) const { return row + kBefore + 1; }
+  double logit(int64_t head, int64_t row, int64_t col) const {
+    double dot = 0;
+    for (int64_t d = 0; d < dim; d++)
+      dot += double(q[size_t((row * kHeads + head) * dim + d)]) * double(k[size_t((col * kHeads + head) * dim + d)]);
+    return dot * scale();
+  }
+  static std::string name(int64_t head, int64_t row, int64_t col) {
+    return "block " + std::to_string(col) + " of row " + std::to_string(row) + " of head " + std::to_string(head);
+  }
+
+  const int64_t dim, rows, cols, infinite;
+  std::vector<float> q, k;
   Sequence sequence;
-  sequence.q_len = rows * block;
-  sequence.k_len = sequence.total_len = cols * block;
-  SelectArgs args{.sequences = {&sequence, 1}, .block = block, .q_heads = heads};
-  args.gate = {on_q.as<float>(), on_k.as<float>(), heads, heads, dim, 2 / std::sqrt(double(dim))};
+};
+
+std::string select_fault(VulkanDevice &device, const SelectTile &tile) {
+  const Gate gate(tile);
+  const int64_t words = mask_words(gate.cols), vectors = gate.cols * Gate::kHeads;
+  std::vector<uint32_t> mask(size_t(Gate::kHeads * gate.rows * words), 0xa5a5a5a5u);
+  const Copy on_q(device, gate.q), on_k(device, gate.k), on_mask(device, mask);
+  const Copy stats(device, std::vector<uint64_t>(3)), split(device, split_bytes(vectors, gate.dim));
+  SelectArgs args{.sequences = {&gate.sequence, 1}, .block = Gate::kBlock, .q_heads = Gate::kHeads};
+  args.gate = gate.vectors(on_q, on_k);
   args.rule.method = SelectMethod::threshold;
-  args.rule.threshold = 1.0 / double(equal + before + 1);
-  args.mask = {.words = on_mask.as<uint32_t>(), .stride_batch = 0, .stride_head = rows * words, .stride_row = words};
+  args.rule.threshold = 1.0 / double(gate.causal(Gate::kEqual));
+  args.mask = {
+      .words = on_mask.as<uint32_t>(), .stride_batch = 0, .stride_head = gate.rows * words, .stride_row = words};
   args.mask_row_words = words;
   args.stats = stats.as<SelectStats>();
   Exec exec;
-  record_split(device, exec, args.gate.k, cols * heads, dim, split.as<void>(), false);
+  record_split(device, exec, args.gate.k, vectors, gate.dim, split.as<void>(), false);
   record_select_split(
       device, exec, tile,
-      {.args = args, .sequence = sequence, .rows = rows, .split_k = split.as<void>(), .k_vectors = cols * heads},
+      {.args = args, .sequence = gate.sequence, .rows = gate.rows, .split_k = split.as<void>(), .k_vectors = vectors},
       false);
   on_mask.read(mask);
   std::vector<uint64_t> counted(3);
@@ -113,33 +140,25 @@ std::string select_fault(VulkanDevice &device, const SelectTile &tile) {
 
   const double threshold = double{float(args.rule.threshold)};
   uint64_t kept = 0, causal_all = 0;
-  for (int64_t h = 0; h < heads; h++)
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t causal = r + before + 1;
-      const uint32_t *row = &mask[size_t((h * rows + r) * words)];
-      const auto wrong = [&](int64_t col) {
-        return "block " + std::to_string(col) + " of row " + std::to_string(r) + " of head " + std::to_string(h);
-      };
+  for (int64_t h = 0; h < Gate::kHeads; h++)
+    for (int64_t r = 0; r < gate.rows; r++) {
+      const int64_t causal = gate.causal(r);
+      const uint32_t *row = &mask[size_t((h * gate.rows + r) * words)];
       std::vector<double> weights;
-      double sum = 0, most = -HUGE_VAL;
-      for (int64_t c = 0; c < causal; c++) {
-        double dot = 0;
-        for (int64_t d = 0; d < dim; d++)
-          dot += double(q[size_t((r * heads + h) * dim + d)]) * double(k[size_t((c * heads + h) * dim + d)]);
-        weights.push_back(dot * args.gate.scale);
-        most = std::max(most, weights.back());
-      }
+      for (int64_t c = 0; c < causal; c++) weights.push_back(gate.logit(h, r, c));
+      const double most = *std::max_element(weights.begin(), weights.end());
+      double sum = 0;
       for (double &w : weights) sum += w = std::exp(w - most);
       for (int64_t c = 0; c < 32 * words; c++) {
-        const bool bit = mask_test(row, c);
+        const bool bit = mask_test(row, c),
+                   last = c == causal - 1;  // the last is what rows keep that would keep nothing
         kept += bit;
-        if (c >= causal && bit) return wrong(c);
-        if (c >= causal || (h == 1 && r == infinite)) continue;
+        if (c >= causal && bit) return Gate::name(h, r, c);
+        if (c >= causal || (h == 1 && r == gate.infinite)) continue;
         const double p = weights[size_t(c)] / sum;
-        const bool last = c == causal - 1;  // what a row keeps that would keep nothing
-        if (h == 0 && r == equal ? bit != last
-                                 : std::abs(p - threshold) > 1e-4 * threshold && !last && bit != (p > threshold))
-          return wrong(c);
+        const bool clear = std::abs(p - threshold) > 1e-4 * threshold && !last;
+        // Its probabilities are the threshold itself: none is above it.
+        if (h == 0 && r == Gate::kEqual ? bit != last : clear && bit != (p > threshold)) return Gate::name(h, r, c);
       }
       causal_all += uint64_t(causal);
     }

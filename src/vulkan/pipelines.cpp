@@ -115,7 +115,16 @@ void Pipelines::judge(const KernelKey &key, const std::string &fault) {
   failures_.emplace(key, "kernel " + key.module + " failed its test on this device: " + fault);
 }
 
-bool Pipelines::judged(const KernelKey &key) { return device_.verdicts.right(fingerprint(key)); }
+bool Pipelines::judged(const KernelKey &key) {
+  {
+    std::lock_guard lock(mutex_);
+    if (right_.contains(key)) return true;
+  }
+  if (!device_.verdicts.right(fingerprint(key))) return false;
+  std::lock_guard lock(mutex_);
+  right_.insert(key);
+  return true;
+}
 
 bool Pipelines::failed(const KernelKey &key) {
   std::lock_guard lock(mutex_);

@@ -79,6 +79,7 @@ private:
   std::set<KernelKey> compiling_;  // by some thread, without the mutex
   std::map<KernelKey, std::unique_ptr<Kernel>> kernels_;
   std::map<KernelKey, std::string> failures_;
+  std::set<KernelKey> right_;  // asked for before: a fingerprint takes a look at all of a kernel's words
   std::map<std::string, VkShaderModule> modules_;
   std::map<std::pair<uint32_t, uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;

@@ -28,23 +28,19 @@ std::optional<ProjectTile> project_tile(const Caps &caps, const ProjectArgs &arg
     return std::nullopt;
   const auto divides = [](uint32_t a, int64_t b) { return a > 0 && b % a == 0; };
   for (const CoopShape &shape : caps.coop_shapes) {
-    constexpr uint32_t part = 32;  // of a subgroup, rows and pairs
-    ProjectTile t{.threads = 4 * caps.subgroup_size,
-                  .size = caps.subgroup_size,
+    ProjectTile t{.size = caps.subgroup_size,
                   .shape = shape,
-                  .rows = 2 * part,
-                  .pairs = 2 * part,
-                  .subgroup_rows = part,
-                  .subgroup_pairs = part,
+                  .rows = 64,
+                  .pairs = args.out % 128 == 0 ? 64u : 32u,
+                  .subgroup_rows = 32,
+                  .subgroup_pairs = 32,
                   .depth = 32};
-    if (args.out % (2 * t.pairs) != 0) {
-      t.rows = 4 * part;
-      t.pairs = part;
-    }
-    if (shape.bf16 && divides(shape.m, part) && divides(shape.n, part) && divides(shape.k, t.depth) &&
-        divides(8, shape.n) && divides(8, shape.k) && divides(2 * t.pairs, args.out) && divides(t.depth, args.in) &&
-        divides(t.threads, t.rows * t.depth / 8) && divides(t.threads, t.depth * t.pairs / 4) &&
-        t.threads <= caps.max_invocations && t.shared_bytes() <= caps.max_shared)
+    t.threads = t.rows / t.subgroup_rows * (t.pairs / t.subgroup_pairs) * t.size;
+    if (shape.bf16 && divides(shape.m, t.subgroup_rows) && divides(shape.n, t.subgroup_pairs) &&
+        divides(shape.k, t.depth) && divides(8, shape.n) && divides(8, shape.k) && divides(2 * t.pairs, args.out) &&
+        divides(t.depth, args.in) && divides(t.threads, t.rows * t.depth / 8) &&
+        divides(t.threads, t.depth * t.pairs / 4) && t.threads <= caps.max_invocations &&
+        t.shared_bytes() <= caps.max_shared)
       return t;
   }
   return std::nullopt;

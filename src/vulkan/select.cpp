@@ -88,29 +88,30 @@ bool bindable(const Caps &caps, const SelectArgs &args, bool rows) {
   });
 }
 
-// How logits come about, as far as the device's caps tell.
+// How logits come about.
 struct Plan {
-  bool on_matrices = false;  // without bands, if the layout of matrices serves
-  std::optional<ScoreTile> tile;
+  bool banded = true;                       // or by matrices whose layout is known
+  std::optional<ScoreTile> tile;            // of bands, on matrices
   int64_t half_bytes = 0, split_bytes = 0;  // of the scratch
 };
 
-Plan plan_of(const Caps &caps, const SelectArgs &args) {
+Plan plan_of(const VulkanDevice &device, const SelectArgs &args) {
+  const Caps &caps = device.caps;
+  const int64_t alignment = caps.offset_alignment;
   Plan plan;
-  plan.on_matrices = args.rule.method == SelectMethod::threshold && args.gate.scale > 0 &&
-                     may_select_on_matrices(caps, args.gate.dim) && bindable(caps, args, false);
-  if (!plan.on_matrices && bindable(caps, args, true)) plan.tile = score_tile(caps, args.gate.dim);
-  const HalfBytes half = half_bytes(caps, args);
-  if (plan.on_matrices || plan.tile)
+  plan.banded = args.rule.method != SelectMethod::threshold || !(args.gate.scale > 0) || !bindable(caps, args, false) ||
+                !selects_on_matrices(device, args.gate.dim);
+  if (plan.banded && bindable(caps, args, true)) plan.tile = score_tile(caps, args.gate.dim);
+  if (!plan.banded || plan.tile)
     for (const Sequence &s : args.sequences) {
       const Vectors n = vectors_of(args, s);
       for (const int64_t vectors : {plan.tile ? n.q : 0, n.k})
-        plan.split_bytes += round_up(int64_t(split_bytes(vectors, args.gate.dim)), int64_t{caps.offset_alignment});
+        plan.split_bytes += round_up(int64_t(split_bytes(vectors, args.gate.dim)), alignment);
     }
-  const int64_t alignment = caps.offset_alignment;
-  // Without bands they could still lie where the vectors lie, should the layout not serve after all.
+  const HalfBytes half = half_bytes(caps, args);
+  // Bands may come to lie where the vectors would have been, should the kernel without them turn out to be wrong.
   plan.half_bytes =
-      plan.on_matrices ? std::clamp(plan.split_bytes / 2 / alignment * alignment, half.least, half.most) : half.most;
+      plan.banded ? half.most : std::clamp(plan.split_bytes / 2 / alignment * alignment, half.least, half.most);
   return plan;
 }
 
@@ -123,14 +124,14 @@ struct Scores {
 class Call {
 public:
   Call(VulkanDevice &device, Exec &exec, const SelectArgs &args) : device_(device), exec_(exec), args_(args) {
-    if (!args.scores.data) plan_ = plan_of(device.caps, args);
+    if (!args.scores.data) plan_ = plan_of(device, args);
   }
 
   void run();
 
 private:
   void split(char *to, bool beside);
-  bool on_matrices(bool beside);
+  void without_bands(const SelectTile &tile, bool beside);
   void bands(const Sequence &s, int64_t rows, const SplitLogits &split, bool beside);
   void select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside);
 
@@ -238,14 +239,7 @@ void Call::split(char *to, bool beside) {
   }
 }
 
-// The rows of all sequences without bands. False, and nothing is recorded: the layout does not serve.
-bool Call::on_matrices(bool beside) {
-  int64_t rows = 0;
-  for (const Sequence &s : args_.sequences) rows += scored_rows(args_, s) * args_.q_heads;
-  const std::optional<SelectTile> tile = select_tile(device_, args_.gate.dim, rows);
-  if (!tile) return false;
-  split(static_cast<char *>(args_.scratch), beside);
-  beside = false;
+void Call::without_bands(const SelectTile &tile, bool beside) {
   for (size_t i = 0; i < args_.sequences.size(); i++) {
     const Sequence &s = args_.sequences[i];
     const SelectSplit what{.args = args_,
@@ -254,10 +248,9 @@ bool Call::on_matrices(bool beside) {
                            .split_k = split_[i].split_k,
                            .k_vectors = split_[i].k_vectors};
     if (what.rows == 0) continue;
-    record_select_split(device_, exec_, *tile, what, beside);
+    record_select_split(device_, exec_, tile, what, beside);
     beside = true;
   }
-  return true;
 }
 
 // As many heads as fit a half of the scratch, or of one head as many rows. `beside`: of the first logits.
@@ -314,14 +307,20 @@ void Call::run() {
     }
   }
   if (args_.scores.data) return;
-  if (plan_.on_matrices && on_matrices(beside)) return;
-  if (plan_.tile) {
-    split(static_cast<char *>(args_.scratch) + 2 * plan_.half_bytes, beside);
+  std::optional<SelectTile> tile;
+  if (!plan_.banded) {
+    int64_t rows = 0;
+    for (const Sequence &s : args_.sequences) rows += scored_rows(args_, s) * args_.q_heads;
+    tile = select_tile(device_, args_.gate.dim, rows);
+  }
+  if (tile || plan_.tile) {
+    split(static_cast<char *>(args_.scratch) + (tile ? 0 : 2 * plan_.half_bytes), beside);
     beside = false;
   }
+  if (tile) return without_bands(*tile, beside);
   for (size_t i = 0; i < args_.sequences.size(); i++) {
     const int64_t scored = scored_rows(args_, args_.sequences[i]);
-    if (scored > 0) bands(args_.sequences[i], scored, plan_.tile ? split_[i] : SplitLogits{}, beside || bands_ > 0);
+    if (scored > 0) bands(args_.sequences[i], scored, split_.empty() ? SplitLogits{} : split_[i], beside || bands_ > 0);
   }
 }
 
@@ -329,9 +328,9 @@ void Call::run() {
 
 uint64_t select_scratch(const VulkanDevice &device, const SelectArgs &args) {
   if (args.scores.data) return 0;
-  const Plan plan = plan_of(device.caps, args);
-  if (plan.on_matrices) return uint64_t(std::max(plan.split_bytes, 2 * plan.half_bytes));
-  return uint64_t(2 * plan.half_bytes + plan.split_bytes);
+  const Plan plan = plan_of(device, args);
+  return uint64_t(plan.banded ? 2 * plan.half_bytes + plan.split_bytes
+                              : std::max(plan.split_bytes, 2 * plan.half_bytes));
 }
 
 void select(VulkanDevice &device, Exec &exec, const SelectArgs &args) { Call(device, exec, args).run(); }

@@ -25,8 +25,8 @@ bool divides(uint32_t a, int64_t b) { return a > 0 && b % a == 0; }
 bool sound(const Caps &caps, const SelectTile &t) {
   const CoopShape &s = t.shape;
   const uint32_t loads = kSelectCols * t.dim / 4;
-  // Registers hold the vectors of rows whole. A compiler for CPUs takes long for that.
-  const uint32_t most = caps.software() ? 64 : 128;
+  // Registers hold the vectors of rows whole. A compiler for CPUs takes half a minute for that: for tests only.
+  const uint32_t most = caps.software() ? choice("TILE_SELECT_CPU", 0) : 128;
   return !s.bf16 && s.n == s.k && divides(s.n, kSelectCols) && divides(4, s.n) && divides(8, s.k) &&
          divides(s.k, t.dim) && t.dim <= most && divides(t.threads, loads) && divides(t.size, t.threads) &&
          t.threads <= caps.max_invocations && t.shared_bytes() <= caps.max_shared;
@@ -53,7 +53,20 @@ std::optional<SelectTile> tile_of(const Caps &caps, int64_t dim, uint32_t subgro
   return std::nullopt;
 }
 
+// Once the device was asked, by its self-test (selftest.cpp).
+std::optional<CoopLayout> known_layout(Gpu &gpu, const CoopShape &shape) {
+  std::lock_guard lock(gpu.layouts_mutex);
+  for (const auto &[known, layout] : gpu.layouts)
+    if (known == shape) return layout;
+  return std::nullopt;
+}
+
 }  // namespace
+
+std::optional<CoopShape> select_shape(const Caps &caps) {
+  const std::optional<SelectTile> tile = tile_of(caps, 64, 4, 1);
+  return tile ? std::optional(tile->shape) : std::nullopt;
+}
 
 uint32_t SelectTile::shared_bytes() const {
   const uint32_t chunks = dim / 8;
@@ -73,7 +86,10 @@ KernelKey SelectTile::key() const {
           .shared_bytes = shared_bytes()};
 }
 
-bool may_select_on_matrices(const Caps &caps, int64_t dim) { return tile_of(caps, dim, 4, 1).has_value(); }
+bool selects_on_matrices(const VulkanDevice &device, int64_t dim) {
+  const std::optional<SelectTile> tile = tile_of(device.caps, dim, 4, 1);
+  return tile && known_layout(*device.gpu, tile->shape);
+}
 
 std::optional<SelectTile> select_tile(VulkanDevice &device, int64_t dim, int64_t rows) {
   const Caps &caps = device.caps;
@@ -82,7 +98,7 @@ std::optional<SelectTile> select_tile(VulkanDevice &device, int64_t dim, int64_t
   for (const uint32_t tiles : {2u, 1u}) {
     std::optional<SelectTile> tile = tile_of(caps, dim, subgroups, fixed ? fixed : tiles);
     if (!tile || (!fixed && tiles > 1 && rows < int64_t{2} * std::max(caps.cores, 8u) * tile->rows())) continue;
-    const std::optional<CoopLayout> layout = coop_layout(device, tile->shape, tile->size);
+    const std::optional<CoopLayout> layout = known_layout(*device.gpu, tile->shape);
     if (!layout) return std::nullopt;
     tile->layout = *layout;
     if (select_proven(device, *tile)) return tile;

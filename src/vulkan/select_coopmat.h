@@ -20,10 +20,12 @@ struct SelectTile {
   KernelKey key() const;
 };
 
-// Whether the device and `dim` allow it, as far as can be told without asking the device. Like select_tile it goes by
-// nothing that differs between a prompt and its chunks.
-bool may_select_on_matrices(const Caps &caps, int64_t dim);
-// Nothing: they do not, or it does not serve how the driver lays matrices out. rows: of all heads of a call.
+// The matrices whose layout is to be known; nothing: the device's do not serve.
+std::optional<CoopShape> select_shape(const Caps &caps);
+// Whether the device, the layout of its matrices and `dim` allow it. Like select_tile it goes by nothing that differs
+// between a prompt and its chunks.
+bool selects_on_matrices(const VulkanDevice &device, int64_t dim);
+// Nothing: they do not, or the kernel is wrong. rows: of all heads of a call.
 std::optional<SelectTile> select_tile(VulkanDevice &device, int64_t dim, int64_t rows);
 
 // Block rows 0 .. rows - 1 of a sequence, by the softmax of their logits. split_k: its key blocks' vectors, taken apart

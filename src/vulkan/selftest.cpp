@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "../status.h"
+#include "attend_layout.h"
 #include "kernels.h"
 #include "rehearsal.h"
 #include "score_coopmat.h"
+#include "select_coopmat.h"
 #include "shaders.h"
 
 namespace seer::vulkan {
@@ -412,6 +414,8 @@ void self_test(VulkanDevice &device) {
     }
     gpu.test_fingerprint = tested;
   }
+  // What select goes by (select_coopmat.h).
+  if (const std::optional<CoopShape> shape = select_shape(gpu.caps)) coop_layout(device, *shape, gpu.caps.subgroup_size);
   gpu.self_tested = true;
 }
 

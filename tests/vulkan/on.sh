@@ -23,6 +23,8 @@ case $driver in
   lavapipe)
     # shellcheck source=/dev/null
     . "$here/env.sh"
+    # Heads of 64 channels take select's kernels for matrices, which no CPU takes by itself.
+    export SEER_VK_TILE_SELECT_CPU=64
     ;;
   lavapipe-*)
     # shellcheck source=/dev/null
