@@ -44,5 +44,7 @@ template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_recording> = 976;
 template <>
 inline constexpr uint32_t kFirstSize<seer_vulkan_external> = 32;
+template <>
+inline constexpr uint32_t kFirstSize<seer_vulkan_host_memory> = 40;
 
 }  // namespace seer::capi

@@ -237,6 +237,7 @@ seer_status seer_vulkan_buffer_export(seer_context *ctx, uint64_t size, seer_vul
     handle->object = shared_buffer(context, vulkan::share_memory(context->device(), size, shared));
     seer_vulkan_external value = {};
     value.fd = shared.fd;
+    value.handle = shared.handle;
     value.size = shared.size;
     value.allocation_size = shared.allocation_size;
     value.memory_type = shared.memory_type;
@@ -253,14 +254,60 @@ seer_status seer_vulkan_buffer_import(seer_context *ctx, const seer_vulkan_exter
     require_vulkan(*context, "memory to share");
     const seer_vulkan_external in = read_struct(external, "external");
     check_reserved(in.reserved, "external", "reserved");
+#if defined(_WIN32)
+    SEER_REQUIRE(in.handle, Status::invalid_argument, "external.handle is NULL");
+#else
     SEER_REQUIRE(in.fd >= 0, Status::invalid_argument, "external.fd is %d", in.fd);
+    SEER_REQUIRE(!in.handle, Status::invalid_argument, "external.handle is set; it is of Windows");
+#endif
     SEER_REQUIRE(in.size > 0 && in.size <= in.allocation_size, Status::out_of_bounds,
                  "external.size is %llu; the memory has %llu bytes", static_cast<unsigned long long>(in.size),
                  static_cast<unsigned long long>(in.allocation_size));
     auto handle = std::make_unique<seer_buffer>();
-    const vulkan::External taken{
-        .fd = in.fd, .allocation_size = in.allocation_size, .size = in.size, .memory_type = in.memory_type};
+    const vulkan::External taken{.fd = in.fd,
+                                 .handle = in.handle,
+                                 .allocation_size = in.allocation_size,
+                                 .size = in.size,
+                                 .memory_type = in.memory_type};
     handle->object = shared_buffer(context, vulkan::take_memory(context->device(), taken));
+    *out = handle.release();
+  });
+}
+
+seer_status seer_vulkan_buffer_import_host(seer_context *ctx, const seer_vulkan_host_memory *host, seer_buffer **out) {
+  if (out) *out = nullptr;
+  return entry([&] {
+    SEER_REQUIRE(out, Status::invalid_argument, "out is NULL");
+    const auto context = usable(ctx);
+    require_vulkan(*context, "host memory in place");
+    const seer_vulkan_host_memory in = read_struct(host, "host");
+    check_flags(in.flags, 0, "host");
+    check_handle(in.data, "host.data");
+    SEER_REQUIRE(reinterpret_cast<uintptr_t>(in.data) % 16 == 0, Status::stride,
+                 "host.data is %p; expected a multiple of 16", in.data);
+    SEER_REQUIRE(in.size > 0 && in.size <= INT64_MAX && in.size % 4 == 0, Status::invalid_argument,
+                 "host.size is %llu; expected a multiple of 4", static_cast<unsigned long long>(in.size));
+    auto handle = std::make_unique<seer_buffer>();
+    // The buffer, and behind it the caller's function.
+    struct Lent {
+      explicit Lent(const seer_vulkan_host_memory &memory) : release(memory.release), user(memory.user) {}
+      Lent(const Lent &) = delete;
+      Lent &operator=(const Lent &) = delete;
+      ~Lent() {
+        buffer.reset();
+        if (!release || !taken) return;
+        const CallbackScope scope;
+        release(user);
+      }
+      const seer_release_fn release;
+      void *const user;
+      bool taken = false;
+      std::shared_ptr<Buffer> buffer;
+    };
+    const auto lent = std::make_shared<Lent>(in);
+    lent->buffer = shared_buffer(context, vulkan::host_memory(context->device(), in.data, in.size));
+    handle->object = std::shared_ptr<Buffer>(lent, lent->buffer.get());
+    lent->taken = true;
     *out = handle.release();
   });
 }

@@ -128,6 +128,10 @@ struct BackendFns {
   void (*write)(Device &, Memory dst, uint64_t offset, const void *src, uint64_t bytes) = nullptr;
   void (*read)(Device &, Memory src, uint64_t offset, void *dst, uint64_t bytes) = nullptr;
 
+  // Host memory as memory that stages use where it lies, for the length of a call; of size 0: it is to be copied, since
+  // it cannot be used or a copy is faster. Optional: NULL = it is always copied.
+  Memory (*in_place)(Device &, void *data, uint64_t bytes) = nullptr;
+
   // Stages. Required.
   void (*pool)(Device &, Exec &, const PoolArgs &) = nullptr;
   void (*project)(Device &, Exec &, const ProjectArgs &) = nullptr;

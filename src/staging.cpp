@@ -80,10 +80,14 @@ Staging::Staging(Device &device, Exec &exec, std::span<const HostTensor> host) :
       Copy c{.host = &h, .device = h.tensor, .memory = {}};
       std::fill_n(c.device.stride, 4, 0);
       pack_strides(c.device);
-      c.memory = device.fns->alloc(device, uint64_t(c.device.extent_bytes()));
+      const auto bytes = uint64_t(c.device.extent_bytes());
+      const bool packed = Rows(h.tensor).count() == 1;
+      if (packed && device.fns->in_place) c.memory = device.fns->in_place(device, h.tensor.data, bytes);
+      c.copied = c.memory.size == 0;
+      if (c.copied) c.memory = device.fns->alloc(device, bytes);
       c.device.data = c.memory.address;
       copies_.push_back(c);
-      if (!h.output) copy(device, exec, h.tensor, c.memory, true);
+      if (c.copied && !h.output) copy(device, exec, h.tensor, c.memory, true);
     }
   } catch (...) {
     free_all();
@@ -128,7 +132,7 @@ void Staging::place(SelectCall &call) const {
 
 void Staging::finish() {
   for (const Copy &c : copies_)
-    if (c.host->output) copy(device_, exec_, c.host->tensor, c.memory, false);
+    if (c.copied && c.host->output) copy(device_, exec_, c.host->tensor, c.memory, false);
 }
 
 }  // namespace seer

@@ -1,5 +1,6 @@
-// Host tensors on a device whose memory is not the host's: copied there before a call, packed on the way, and its
-// outputs back after it. Correct, not fast: callers who want speed keep their tensors in buffers.
+// Host tensors on a device whose memory is not the host's: used where they lie if the device can do that and they are
+// packed, else copied there before a call, packed on the way, and its outputs back after it. Correct, not fast: callers
+// who want speed keep their tensors in buffers.
 #pragma once
 #include <span>
 #include <vector>
@@ -31,6 +32,7 @@ private:
     const HostTensor *host;
     Tensor device;  // packed
     Memory memory;
+    bool copied = true;
   };
   const Tensor *find(TensorRole role) const;
   void free_all() noexcept;

@@ -49,6 +49,18 @@ void read(Device &device, Memory src, uint64_t offset, void *dst, uint64_t bytes
   vk(device).recorder->read(static_cast<char *>(src.address) + offset, dst, bytes);
 }
 
+// Where device memory is host memory. Elsewhere kernels would read it through the bus, and most of it many times.
+Memory in_place(Device &device, void *data, uint64_t bytes) {
+  const vulkan::Caps &caps = vk(device).caps;
+  if (!caps.unified_memory || !caps.host_alignment || bytes == 0 || bytes % 4 != 0) return {};
+  try {
+    return vk(device).memory->import_host(data, bytes);
+  } catch (const Error &error) {
+    device.log(LogLevel::debug, "host memory is copied: %s", error.what());
+    return {};
+  }
+}
+
 void pool(Device &device, Exec &exec, const PoolArgs &args) { vulkan::pool(vk(device), exec, args); }
 void project(Device &device, Exec &exec, const ProjectArgs &args) { vulkan::project(vk(device), exec, args); }
 void score(Device &device, Exec &exec, const ScoreArgs &args) { vulkan::score(vk(device), exec, args); }
@@ -100,6 +112,7 @@ const BackendFns kFns = {
     .free = free_memory,
     .write = write,
     .read = read,
+    .in_place = in_place,
     .pool = pool,
     .project = project,
     .score = score,

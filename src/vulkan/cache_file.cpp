@@ -13,6 +13,11 @@ namespace seer::vulkan {
 namespace {
 
 constexpr uint64_t kLargest = uint64_t{256} << 20;
+#if defined(_WIN32)
+constexpr const char *kReading = "rb";
+#else
+constexpr const char *kReading = "rbe";  // not for programs that this one starts
+#endif
 
 std::string folder() {
   if (const char *named = std::getenv("SEER_VK_CACHE")) return named;
@@ -68,7 +73,7 @@ CacheFile::Header CacheFile::header_of(std::span<const char> data) const {
 std::vector<char> CacheFile::read(const Log &log) const {
   if (path_.empty()) return {};
   try {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path_.c_str(), "rbe"), std::fclose);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path_.c_str(), kReading), std::fclose);
     if (!file) return {};  // the first time
     Header header;
     SEER_REQUIRE(std::fread(&header, sizeof header, 1, file.get()) == 1, Status::format, "it is cut short");

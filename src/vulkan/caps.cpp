@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "../status.h"
-#include "extensions.h"
+#include "chain.h"
 
 namespace seer::vulkan {
 namespace {
@@ -24,28 +24,6 @@ std::vector<std::string> device_extensions(const Instance &instance, VkPhysicalD
 
 bool contains(const std::vector<std::string> &all, const char *name) {
   return std::find(all.begin(), all.end(), name) != all.end();
-}
-
-// Structures that hang off VkPhysicalDeviceProperties2 or Features2.
-template <class Head>
-class Chain {
-public:
-  explicit Chain(Head &head) : tail_(&head.pNext) {}
-  template <class Struct>
-  void add(Struct &s) {
-    *tail_ = &s;
-    tail_ = &s.pNext;
-  }
-
-private:
-  void **tail_;
-};
-
-template <class Struct>
-Struct typed(VkStructureType type) {
-  Struct s{};
-  s.sType = type;
-  return s;
 }
 
 uint32_t rank(const CoopShape &s) {
@@ -108,34 +86,9 @@ Features offered_features(const Instance &instance, VkPhysicalDevice device) {
   VkPhysicalDeviceProperties plain;
   instance.fn().vkGetPhysicalDeviceProperties(device, &plain);
   const uint32_t version = std::min(plain.apiVersion, instance.api_version());
-  const auto has = [&](const char *name) { return contains(extensions, name); };
-  const auto core = [&](uint32_t since, const char *extension) { return version >= since || has(extension); };
-
-  auto features = typed<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
-  auto storage16 =
-      typed<VkPhysicalDevice16BitStorageFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES);
-  auto float16 =
-      typed<VkPhysicalDeviceShaderFloat16Int8Features>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES);
-  auto memory_model =
-      typed<VkPhysicalDeviceVulkanMemoryModelFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES);
-  auto timeline =
-      typed<VkPhysicalDeviceTimelineSemaphoreFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_TIMELINE_SEMAPHORE_FEATURES);
-  auto size_control = typed<VkPhysicalDeviceSubgroupSizeControlFeatures>(
-      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES);
-  ext::CooperativeMatrixFeatures coop;
-  ext::CooperativeMatrix2Features coop2;
-  ext::ShaderBfloat16Features bfloat16;
-  Chain chain(features);
-  chain.add(storage16);
-  if (core(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME)) chain.add(float16);
-  if (core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME)) chain.add(memory_model);
-  if (core(VK_API_VERSION_1_2, VK_KHR_TIMELINE_SEMAPHORE_EXTENSION_NAME)) chain.add(timeline);
-  if (core(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) chain.add(size_control);
-  if (has(ext::kCooperativeMatrix)) chain.add(coop);
-  if (has(ext::kCooperativeMatrix) && has(ext::kCooperativeMatrix2)) chain.add(coop2);
-  if (has(ext::kShaderBfloat16)) chain.add(bfloat16);
-  instance.fn().vkGetPhysicalDeviceFeatures2(device, &features);
-  return read_features(&features);
+  FeatureChain features(version, [&](const char *name) { return contains(extensions, name); });
+  instance.fn().vkGetPhysicalDeviceFeatures2(device, &features.head);
+  return read_features(&features.head);
 }
 
 Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions,
@@ -178,7 +131,11 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES);
   ext::CooperativeMatrixStages coop_stages;
   ext::CooperativeMatrix2Properties coop2;
+  const bool has_host = has(VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
+  auto host = typed<VkPhysicalDeviceExternalMemoryHostPropertiesEXT>(
+      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_MEMORY_HOST_PROPERTIES_EXT);
   Chain property_chain(properties);
+  if (has_host) property_chain.add(host);
   property_chain.add(id);
   property_chain.add(maintenance3);
   property_chain.add(subgroup);
@@ -245,7 +202,8 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   // Atomics are of device scope, which is a feature of its own once the memory model is on.
   caps.memory_model = features.memory_model && features.memory_model_device_scope;
   caps.timeline = features.timeline;
-  caps.external_fd = has(VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME);
+  caps.external = has(external_memory_extension());
+  caps.host_alignment = has_host ? host.minImportedHostPointerAlignment : 0;
   caps.push_descriptor = has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
 
   caps.bf16_coopmat = features.bf16 && features.bf16_coopmat;
@@ -334,6 +292,7 @@ void override_caps(Caps &caps) {
                "SEER_VK_OFFSET_ALIGNMENT is %u; expected a power of two", caps.offset_alignment);
   caps.cores = uint32_t(number("CORES", caps.cores));
   if (number("TIMESTAMPS", 1) == 0) caps.timestamp_ns = 0;
+  if (number("HOST_POINTERS", 1) == 0) caps.host_alignment = 0;
   caps.submit_ms = number("SUBMIT_MS", caps.submit_ms);
   caps.chunk_items = uint32_t(number("CHUNK_ITEMS", caps.chunk_items));
   caps.f16_sums = number("F16_SUMS", caps.f16_sums) != 0;

@@ -70,9 +70,10 @@ struct Caps {
   bool storage16 = false;     // f16 and u16 in storage buffers
   bool memory_model = false;  // Vulkan's, with device scope; enabled only beside cooperative matrices
   bool push_descriptor = false;
-  bool timeline = false;     // semaphores: of the caller's
-  double timestamp_ns = 0;   // of a tick of the device's time stamps; 0: it has none, or they are not to be used
-  bool external_fd = false;  // memory can be shared by file descriptors
+  bool timeline = false;        // semaphores: of the caller's
+  double timestamp_ns = 0;      // of a tick of the device's time stamps; 0: it has none, or they are not to be used
+  bool external = false;        // memory can be shared: by file descriptors, on Windows by handles
+  uint64_t host_alignment = 0;  // of host memory that can be used in place; 0: none can
 
   // Cooperative matrices; the shapes' accumulators are f32.
   bool coopmat = false, bf16_coopmat = false;

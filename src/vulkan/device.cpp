@@ -5,18 +5,11 @@
 
 #include "../queue.h"
 #include "attend_tile.h"
+#include "chain.h"
 #include "deny.h"
-#include "extensions.h"
 
 namespace seer::vulkan {
 namespace {
-
-template <class Struct>
-Struct typed(VkStructureType type) {
-  Struct s{};
-  s.sType = type;
-  return s;
-}
 
 // The family to compute on: one that does not draw, if there is one, as its work runs beside a desktop's.
 uint32_t pick_queue_family(const std::vector<VkQueueFamilyProperties> &families) {
@@ -33,74 +26,36 @@ uint32_t pick_queue_family(const std::vector<VkQueueFamilyProperties> &families)
 // Enables what caps still say after the overrides, and nothing else.
 VkDevice make_device(const Instance &instance, VkPhysicalDevice physical, const Caps &caps, uint32_t family,
                      const std::vector<std::string> &offered) {
-  std::vector<const char *> extensions;
-  const auto has = [&](const char *name) { return std::find(offered.begin(), offered.end(), name) != offered.end(); };
-  const auto need = [&](const char *name) {
-    if (has(name)) extensions.push_back(name);
-  };
-  const auto unless_core = [&](uint32_t version, const char *name) {
-    if (caps.api_version < version) need(name);
-  };
-
-  auto features = typed<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
-  void **tail = &features.pNext;
-  const auto add = [&](auto &s) {
-    *tail = &s;
-    tail = &s.pNext;
-  };
-  auto storage16 =
-      typed<VkPhysicalDevice16BitStorageFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES);
-  auto float16 =
-      typed<VkPhysicalDeviceShaderFloat16Int8Features>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES);
-  auto memory_model =
-      typed<VkPhysicalDeviceVulkanMemoryModelFeatures>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES);
-  auto size_control = typed<VkPhysicalDeviceSubgroupSizeControlFeatures>(
-      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES);
-  ext::CooperativeMatrixFeatures coop;
-  ext::CooperativeMatrix2Features coop2;
-  ext::ShaderBfloat16Features bfloat16;
-  if (caps.storage16) {
-    storage16.storageBuffer16BitAccess = VK_TRUE;
-    add(storage16);
-  }
-  if (caps.fp16) {
-    unless_core(VK_API_VERSION_1_2, VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME);
-    float16.shaderFloat16 = VK_TRUE;
-    add(float16);
-  }
-  if (caps.subgroup_size_control || caps.full_subgroups) {
-    unless_core(VK_API_VERSION_1_3, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
-    size_control.subgroupSizeControl = VK_TRUE;
-    size_control.computeFullSubgroups = caps.full_subgroups;
-    add(size_control);
-  }
-  if (caps.external_fd) need(VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME);
-  if (caps.push_descriptor) need(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
+  Features wanted;
+  wanted.storage16 = caps.storage16;
+  wanted.fp16 = caps.fp16;
+  wanted.subgroup_size_control = caps.subgroup_size_control || caps.full_subgroups;
+  wanted.full_subgroups = caps.full_subgroups;
   if (caps.coopmat) {
-    unless_core(VK_API_VERSION_1_2, VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
-    memory_model.vulkanMemoryModel = memory_model.vulkanMemoryModelDeviceScope = VK_TRUE;
-    add(memory_model);
-    need(ext::kCooperativeMatrix);
-    coop.cooperativeMatrix = VK_TRUE;
-    add(coop);
-    if (caps.bf16_coopmat) {
-      need(ext::kShaderBfloat16);
-      bfloat16.type = bfloat16.cooperativeMatrix = VK_TRUE;
-      add(bfloat16);
-    }
+    wanted.memory_model = wanted.memory_model_device_scope = wanted.coopmat = true;
+    wanted.bf16 = wanted.bf16_coopmat = caps.bf16_coopmat;
     if (caps.coopmat2_flexible || caps.coopmat2_workgroup) {
-      need(ext::kCooperativeMatrix2);
-      coop2.workgroupScope = caps.coopmat2_workgroup;
-      coop2.flexibleDimensions = caps.coopmat2_flexible;
-      coop2.reductions = caps.coopmat2_reductions;
-      coop2.conversions = caps.coopmat2_conversions;
-      coop2.perElementOperations = caps.coopmat2_per_element;
-      coop2.tensorAddressing = caps.coopmat2_tensor;
-      coop2.blockLoads = caps.coopmat2_block_loads;
-      add(coop2);
+      wanted.workgroup_scope = caps.coopmat2_workgroup;
+      wanted.flexible_dimensions = caps.coopmat2_flexible;
+      wanted.reductions = caps.coopmat2_reductions;
+      wanted.conversions = caps.coopmat2_conversions;
+      wanted.per_element_operations = caps.coopmat2_per_element;
+      wanted.tensor_addressing = caps.coopmat2_tensor;
+      wanted.block_loads = caps.coopmat2_block_loads;
     }
   }
-  need("VK_KHR_portability_subset");  // must be enabled where it is offered
+  std::vector<const char *> extensions = extensions_for(wanted, caps.api_version);
+  extensions.push_back("VK_KHR_portability_subset");  // must be enabled where it is offered
+  std::erase_if(extensions, [&](const std::string &name) {
+    return std::find(offered.begin(), offered.end(), name) == offered.end() ||
+           (name == VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME && !caps.push_descriptor) ||
+           (name == external_memory_extension() && !caps.external) ||
+           (name == VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME && !caps.host_alignment);
+  });
+  FeatureChain features(caps.api_version, [&](const std::string &name) {
+    return std::find(extensions.begin(), extensions.end(), name) != extensions.end();
+  });
+  set_features(&features.head, wanted);
 
   const float priority = 1;
   auto queue = typed<VkDeviceQueueCreateInfo>(VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO);
@@ -108,7 +63,7 @@ VkDevice make_device(const Instance &instance, VkPhysicalDevice physical, const 
   queue.queueCount = 1;
   queue.pQueuePriorities = &priority;
   auto info = typed<VkDeviceCreateInfo>(VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO);
-  info.pNext = &features;
+  info.pNext = &features.head;
   info.queueCreateInfoCount = 1;
   info.pQueueCreateInfos = &queue;
   info.enabledExtensionCount = uint32_t(extensions.size());

@@ -136,8 +136,17 @@ Features check_enabled(const Enabled &enabled, const Features &offered, const st
   return both;
 }
 
+const char *external_memory_extension() {
+#if defined(_WIN32)
+  return ext::kExternalMemoryWin32;
+#else
+  return VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME;
+#endif
+}
+
 std::vector<const char *> extensions_for(const Features &features, uint32_t api_version) {
-  std::vector<const char *> names = {VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME, VK_KHR_EXTERNAL_MEMORY_FD_EXTENSION_NAME};
+  std::vector<const char *> names = {VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME, external_memory_extension(),
+                                     VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME};
   for (const Origin &origin : kOrigins)
     if (features.*origin.feature && !is_core(origin, api_version) &&
         std::find(names.begin(), names.end(), origin.extension) == names.end())

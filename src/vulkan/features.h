@@ -32,6 +32,8 @@ void set_features(void *chain, const Features &features);
 // extension is not enabled with it; else returns what of `offered` is enabled. `extensions` are the device's.
 Features check_enabled(const Enabled &enabled, const Features &offered, const std::vector<std::string> &extensions,
                        uint32_t api_version);
+// By which memory is shared on this system.
+const char *external_memory_extension();
 // The extensions that these features need with this version of Vulkan, and those that are of use by themselves.
 std::vector<const char *> extensions_for(const Features &features, uint32_t api_version);
 

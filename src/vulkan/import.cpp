@@ -130,6 +130,10 @@ Memory take_memory(Device &device, const External &external) {
   return static_cast<VulkanDevice &>(device).memory->take(external);
 }
 
+Memory host_memory(Device &device, void *data, uint64_t bytes) {
+  return static_cast<VulkanDevice &>(device).memory->import_host(data, bytes);
+}
+
 void check_semaphores(const Device &device) {
   const Gpu &gpu = *static_cast<const VulkanDevice &>(device).gpu;
   SEER_REQUIRE(gpu.imported, Status::unsupported,

@@ -46,17 +46,20 @@ struct BufferRange {
 // The VkBuffer behind the library's memory.
 BufferRange range_of(const Device &device, const Memory &memory);
 
-// Memory that other APIs and processes on the same device can have, too: an opaque file descriptor and what to know of
-// it.
+// Memory that other APIs and processes on the same device can have, too: an opaque file descriptor, on Windows an
+// opaque handle, and what to know of it.
 struct External {
   int fd = -1;
+  void *handle = nullptr;
   uint64_t allocation_size = 0, size = 0;
   uint32_t memory_type = 0;
 };
-// Makes some; the descriptor is the caller's.
+// Makes some; the descriptor or handle is the caller's.
 Memory share_memory(Device &device, uint64_t bytes, External &external);
-// Takes it; the descriptor is the driver's if this does not throw.
+// Takes it; a descriptor is the driver's if this does not throw, a handle stays the caller's.
 Memory take_memory(Device &device, const External &external);
+// Host memory that stages use where it is, until it is freed.
+Memory host_memory(Device &device, void *data, uint64_t bytes);
 
 struct Semaphore {
   uint64_t handle = 0, value = 0;  // timeline

@@ -3,6 +3,8 @@
 #define VK_NO_PROTOTYPES
 #include <vulkan/vulkan_core.h>
 
+#include "win32.h"
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -80,7 +82,9 @@ namespace seer::vulkan {
   X(vkGetQueryPoolResults)
 #define SEER_VK_OPTIONAL_DEVICE_FUNCTIONS(X) \
   X(vkCmdPushDescriptorSetKHR)               \
-  X(vkGetMemoryFdKHR)
+  X(vkGetMemoryFdKHR)                        \
+  X(vkGetMemoryWin32HandleKHR)               \
+  X(vkGetMemoryHostPointerPropertiesEXT)
 
 struct InstanceFunctions {
 #define SEER_VK_DECLARE(name) PFN_##name name = nullptr;

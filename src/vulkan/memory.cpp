@@ -80,7 +80,7 @@ Bound bind_memory(Gpu &device, VkBuffer buffer, bool map, Choose choose, const v
       result == VK_ERROR_TOO_MANY_OBJECTS)
     fail(Status::device_out_of_memory, "%llu bytes of device memory cannot be had", (unsigned long long)needs.size);
   SEER_REQUIRE(result != VK_ERROR_INVALID_EXTERNAL_HANDLE, Status::invalid_argument,
-               "the driver does not take the file descriptor as memory of this device");
+               "the driver does not take what it was given as memory of this device");
   device.check(result, "vkAllocateMemory");
   try {
     device.check(device.fn.vkBindBufferMemory(device.handle, buffer, bound.memory, 0), "vkBindBufferMemory");
@@ -152,34 +152,61 @@ Memory MemoryMap::alloc(uint64_t bytes) {
 
 namespace {
 
+#if defined(_WIN32)
+constexpr auto kOpaque = VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32_BIT;
+#else
 constexpr auto kOpaque = VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT;
+#endif
+constexpr auto kHostPointer = VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT;
 
-// That buffers like ours can be shared in this way. Returns the structure for their creation.
-VkExternalMemoryBufferCreateInfo check_external(const Gpu &device, VkExternalMemoryFeatureFlagBits wanted,
-                                                const char *what) {
-  SEER_REQUIRE(device.caps.external_fd && device.fn.vkGetMemoryFdKHR, Status::unsupported,
-               "memory by file descriptors needs the extension VK_KHR_external_memory_fd, which %s",
-               device.imported ? "the context's device was imported without" : "the device does not have");
+// That buffers like ours can have memory of this type. Returns the structure for their creation.
+VkExternalMemoryBufferCreateInfo check_external(const Gpu &device, VkExternalMemoryHandleTypeFlagBits type,
+                                                VkExternalMemoryFeatureFlagBits wanted, const char *what) {
   VkPhysicalDeviceExternalBufferInfo info{};
   info.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_BUFFER_INFO;
   info.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
-  info.handleType = kOpaque;
+  info.handleType = type;
   VkExternalBufferProperties properties{};
   properties.sType = VK_STRUCTURE_TYPE_EXTERNAL_BUFFER_PROPERTIES;
   device.instance->fn().vkGetPhysicalDeviceExternalBufferProperties(device.physical, &info, &properties);
   const VkExternalMemoryFeatureFlags has = properties.externalMemoryProperties.externalMemoryFeatures;
   SEER_REQUIRE((has & wanted) && !(has & VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT), Status::unsupported,
-               "the driver does not %s storage buffers' memory by opaque file descriptors", what);
+               "the driver does not %s", what);
   VkExternalMemoryBufferCreateInfo external{};
   external.sType = VK_STRUCTURE_TYPE_EXTERNAL_MEMORY_BUFFER_CREATE_INFO;
-  external.handleTypes = kOpaque;
+  external.handleTypes = type;
   return external;
+}
+
+VkExternalMemoryBufferCreateInfo check_shared(const Gpu &device, VkExternalMemoryFeatureFlagBits wanted,
+                                              const char *what) {
+  const bool callable = device.fn.vkGetMemoryFdKHR || device.fn.vkGetMemoryWin32HandleKHR;
+  SEER_REQUIRE(device.caps.external && callable, Status::unsupported, "shared memory needs the extension %s, which %s",
+               external_memory_extension(),
+               device.imported ? "the context's device was imported without" : "the device does not have");
+  return check_external(device, kOpaque, wanted, what);
+}
+
+// What names memory to others; theirs to close.
+VkResult get_handle(const Gpu &device, VkDeviceMemory memory, External &external) {
+#if defined(_WIN32)
+  ext::MemoryGetWin32HandleInfo get;
+  get.memory = memory;
+  return device.fn.vkGetMemoryWin32HandleKHR(device.handle, &get, &external.handle);
+#else
+  VkMemoryGetFdInfoKHR get{};
+  get.sType = VK_STRUCTURE_TYPE_MEMORY_GET_FD_INFO_KHR;
+  get.memory = memory;
+  get.handleType = kOpaque;
+  return device.fn.vkGetMemoryFdKHR(device.handle, &get, &external.fd);
+#endif
 }
 
 }  // namespace
 
 Memory MemoryMap::share(uint64_t bytes, External &external) {
-  const auto create = check_external(device_, VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT, "give away");
+  const auto create =
+      check_shared(device_, VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT, "give away storage buffers' memory");
   check_size(bytes);
   Block block;
   block.size = padded(bytes);
@@ -195,16 +222,12 @@ Memory MemoryMap::share(uint64_t bytes, External &external) {
         },
         &exported);
     block.memory = bound.memory;
-    VkMemoryGetFdInfoKHR get{};
-    get.sType = VK_STRUCTURE_TYPE_MEMORY_GET_FD_INFO_KHR;
-    get.memory = block.memory;
-    get.handleType = kOpaque;
     const Memory memory = add(block, bytes);
-    const VkResult result = device_.fn.vkGetMemoryFdKHR(device_.handle, &get, &external.fd);
+    const VkResult result = get_handle(device_, block.memory, external);
     if (result != VK_SUCCESS) {
       free(memory);
       block = {};
-      device_.check(result, "vkGetMemoryFdKHR");
+      device_.check(result, "the memory's handle");
     }
     external.allocation_size = bound.size;
     external.size = bytes;
@@ -217,7 +240,8 @@ Memory MemoryMap::share(uint64_t bytes, External &external) {
 }
 
 Memory MemoryMap::take(const External &external) {
-  const auto create = check_external(device_, VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT, "take");
+  const auto create =
+      check_shared(device_, VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT, "take others' memory for storage buffers");
   check_size(external.allocation_size);
   Block block;
   block.size = padded(external.size);
@@ -232,15 +256,74 @@ Memory MemoryMap::take(const External &external) {
                      needs.memoryTypeBits >> external.memory_type & 1,
                  Status::invalid_argument, "memory_type is %u, which storage buffers of this device cannot have",
                  external.memory_type);
+#if defined(_WIN32)
+    ext::ImportMemoryWin32HandleInfo import;
+    import.handle = external.handle;
+#else
     VkImportMemoryFdInfoKHR import{};
     import.sType = VK_STRUCTURE_TYPE_IMPORT_MEMORY_FD_INFO_KHR;
     import.handleType = kOpaque;
     import.fd = external.fd;
+#endif
     const Bound bound = bind_memory(
         device_, block.buffer, false, [&](uint32_t) { return int32_t(external.memory_type); }, &import,
         external.allocation_size);
     block.memory = bound.memory;
     return add(block, external.size);
+  } catch (...) {
+    destroy(block);
+    throw;
+  }
+}
+
+Memory MemoryMap::import_host(void *data, uint64_t bytes) {
+  const uint64_t alignment = device_.caps.host_alignment;
+  SEER_REQUIRE(alignment && device_.fn.vkGetMemoryHostPointerPropertiesEXT, Status::unsupported,
+               "host memory in place needs the extension %s, which %s", VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME,
+               device_.imported ? "the context's device was imported without" : "the device does not have");
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  // What kernels know of a tensor's alignment holds for its place in the buffer, too.
+  SEER_REQUIRE(address % 16 == 0, Status::unsupported, "the memory begins at no multiple of 16");
+  // To whole pages: of these the caller has all if it has some. Coarser units may hold what nobody has.
+  const bool exact = alignment > kPage;
+  SEER_REQUIRE(!exact || (address % alignment == 0 && bytes % alignment == 0), Status::unsupported,
+               "the memory's address and size are no multiples of %llu, as the device wants",
+               (unsigned long long)alignment);
+  const uint64_t unit = exact ? alignment : kPage, before = address % unit;
+  const uint64_t whole = (before + bytes + unit - 1) / unit * unit;
+  check_size(whole);
+  auto *begin = static_cast<char *>(data) - before;
+  const auto create = check_external(device_, kHostPointer, VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT,
+                                     "take host memory for storage buffers");
+  VkMemoryHostPointerPropertiesEXT properties{};
+  properties.sType = VK_STRUCTURE_TYPE_MEMORY_HOST_POINTER_PROPERTIES_EXT;
+  const VkResult result =
+      device_.fn.vkGetMemoryHostPointerPropertiesEXT(device_.handle, kHostPointer, begin, &properties);
+  SEER_REQUIRE(result == VK_SUCCESS, Status::unsupported, "the driver does not take this host memory: %s",
+               result_name(result));
+  Block block;
+  block.offset = before;
+  block.size = bytes;
+  block.buffer = make_buffer(device_, whole, &create);
+  try {
+    VkMemoryRequirements needs;
+    device_.fn.vkGetBufferMemoryRequirements(device_.handle, block.buffer, &needs);
+    SEER_REQUIRE(needs.size <= whole, Status::unsupported, "a buffer of %llu bytes takes %llu of the device's memory",
+                 (unsigned long long)whole, (unsigned long long)needs.size);
+    const auto type = [&](uint32_t allowed) {
+      return memory_type(device_, allowed & properties.memoryTypeBits, kHost, {kCached});
+    };
+    SEER_REQUIRE(type(needs.memoryTypeBits) >= 0, Status::unsupported,
+                 "storage buffers cannot have the memory type of this host memory");
+    VkImportMemoryHostPointerInfoEXT import{};
+    import.sType = VK_STRUCTURE_TYPE_IMPORT_MEMORY_HOST_POINTER_INFO_EXT;
+    import.handleType = kHostPointer;
+    import.pHostPointer = begin;
+    const Bound bound = bind_memory(device_, block.buffer, false, type, &import, whole);
+    block.memory = bound.memory;
+    block.mapped = data;
+    block.cached = true;
+    return add(block, bytes);
   } catch (...) {
     destroy(block);
     throw;

@@ -36,6 +36,9 @@ public:
   // does not do that.
   Memory share(uint64_t bytes, External &external);
   Memory take(const External &external);
+  // Host memory in place: the pages that it lies in, which stay the caller's. Throws unsupported, naming what keeps the
+  // device from it.
+  Memory import_host(void *data, uint64_t bytes);
   // `size` bytes from `offset` on of a buffer that somebody else owns. A null buffer can be given an address, too, and
   // the buffer be named later. Ends with free().
   Memory borrow(VkBuffer buffer, uint64_t offset, uint64_t size);

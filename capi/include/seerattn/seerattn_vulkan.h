@@ -60,7 +60,8 @@ typedef struct seer_vulkan_import { /* growable */
  *   VkPhysicalDeviceCooperativeMatrixFeaturesKHR, ...CooperativeMatrix2FeaturesNV, ...ShaderBfloat16FeaturesKHR
  * extensions gets up to *extension_count names (static strings) of device extensions that the device offers, *extension_count how many
  * there are; extensions NULL: only counts. All are recommendations, nothing beyond Vulkan 1.1 is required, but for
- * timelineSemaphore (seer_vulkan_wait_semaphores) and VK_KHR_external_memory_fd (seer_vulkan_buffer_export).
+ * timelineSemaphore (seer_vulkan_wait_semaphores), VK_KHR_external_memory_fd or _win32 (seer_vulkan_buffer_export) and
+ * VK_EXT_external_memory_host (seer_vulkan_buffer_import_host).
  * SEER_ERROR_UNSUPPORTED names the limit that keeps the library from using the device at all. */
 SEER_API seer_status SEER_CALL seer_vulkan_recommend(void *get_instance_proc_addr, void *instance, void *physical_device, uint32_t api_version, void *features, const char **extensions, uint32_t *extension_count);
 
@@ -99,22 +100,42 @@ typedef struct seer_vulkan_range {
 /* The VkBuffer behind a seer_buffer of an imported device, for as long as the seer_buffer lives. */
 SEER_API seer_status SEER_CALL seer_vulkan_buffer_get(const seer_buffer *buffer, seer_vulkan_range *range);
 
-/* Device memory by file descriptor, VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT: what cudaImportExternalMemory, another
- * VkDevice or another process on the same physical device and driver takes. Needs VK_KHR_external_memory_fd, which a
- * context's own device enables by itself. */
+/* Device memory by file descriptor, VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT, on Windows by handle, ..._OPAQUE_WIN32_BIT:
+ * what cudaImportExternalMemory, another VkDevice or another process on the same physical device and driver takes. Needs
+ * VK_KHR_external_memory_fd (VK_KHR_external_memory_win32), which a context's own device enables by itself. */
 typedef struct seer_vulkan_external { /* growable */
   uint32_t struct_size;
-  int32_t fd;
+  int32_t fd;               /* not on Windows */
   uint64_t size;            /* of the buffer, from the start of the memory */
   uint64_t allocation_size; /* of the memory */
   uint32_t memory_type;     /* its index; import: that of the exporter */
   uint32_t reserved;
+  void *handle;             /* Windows: a HANDLE; elsewhere NULL */
 } seer_vulkan_external;
-/* Makes a buffer and fills *external; fd is the caller's to close. The contents are complete for others when the ticket
+/* Makes a buffer and fills *external; fd, or handle, is the caller's to close. The contents are complete for others when the ticket
  * of a call that writes them is; calls do not wait for others: the caller does, before it makes them. */
 SEER_API seer_status SEER_CALL seer_vulkan_buffer_export(seer_context *ctx, uint64_t size, seer_vulkan_external *external, seer_buffer **out);
-/* A buffer of somebody else's memory. The fd belongs to the driver if this succeeds, else to the caller as before. */
+/* A buffer of somebody else's memory. The fd belongs to the driver if this succeeds, else to the caller as before; a
+ * handle stays the caller's, to be closed at any time after. */
 SEER_API seer_status SEER_CALL seer_vulkan_buffer_import(seer_context *ctx, const seer_vulkan_external *external, seer_buffer **out);
+
+/* Host memory that the device uses where it lies (VK_EXT_external_memory_host, which a context's own device enables by
+ * itself): on a GPU with memory of its own through the bus, at the bus's speed, each time that a kernel reads it. */
+typedef struct seer_vulkan_host_memory { /* growable */
+  uint32_t struct_size;
+  uint32_t flags;          /* 0 */
+  void *data;              /* a multiple of 16. The pages that it lies in are the caller's, and writable */
+  uint64_t size;           /* a multiple of 4 */
+  seer_release_fn release; /* the library and the device have let go of the memory: from now on it may be freed. May come
+                              on any thread, also before seer_buffer_release returns. May be NULL; not called if
+                              seer_vulkan_buffer_import_host fails */
+  void *user;
+} seer_vulkan_host_memory;
+/* A buffer of it. The memory stays the caller's; it must be there until `release`, and while a call uses the buffer nobody
+ * else may write to it, nor read what the call writes. What the host writes before a call, and what a call wrote once its
+ * ticket is complete, the other side sees. SEER_ERROR_UNSUPPORTED says what keeps the device from it: the extension, an
+ * alignment coarser than a page, or the driver, which may refuse memory of files or of other devices. Thread-safe. */
+SEER_API seer_status SEER_CALL seer_vulkan_buffer_import_host(seer_context *ctx, const seer_vulkan_host_memory *host, seer_buffer **out);
 
 /* ---- Recording into the caller's command buffers ------------------------------------------------------------------------ */
 
