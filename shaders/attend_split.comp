@@ -6,8 +6,8 @@
 // A workgroup takes ROWS query rows of a head, or of HEADS heads that share a KV head and have no mask. Its subgroups
 // stand in a grid of HEADS * ROWS / (TILES * M) by SPLIT: of a tile of KEYS keys a subgroup computes the scores of its
 // TILES * M rows and of one part in SPLIT of the keys, then, with the weights that its neighbours put into shared
-// memory, one part in SPLIT of the output's channels. So each fragment of K and V that comes from shared memory serves TILES
-// products, where all of the rows' output and queries would leave no registers for more than one.
+// memory, one part in SPLIT of the output's channels. So each fragment of K and V that comes from shared memory serves
+// TILES products, where all of the rows' output and queries would leave no registers for more than one.
 //
 // The output of a tile and the scores of the next are computed between the same two barriers, so that neither waits
 // for the other; later tiles are on their way in registers meanwhile:
@@ -64,6 +64,7 @@ layout(constant_id = 15) const uint LANE_BITS = 3;
 layout(constant_id = 16) const float SLACK = 8.0;
 layout(constant_id = 17) const uint REDO_ROWS = 32;  // rows of an item of attend.comp
 layout(constant_id = 18) const uint HEADS = 1;      // divides the GQA group; more than 1 without a mask only
+layout(constant_id = 19) const uint TURNS = 1;      // of the loop over keys, 1 or 2; TURNS * KEYS divides BLOCK
 #include "attend_element.glsl"
 
 layout(push_constant, std430) uniform Push { AttendPush p; };
@@ -95,7 +96,8 @@ const uint CHUNKS = DIM / 8u;        // of a row, 16 bytes each
 const uint PIECES = (KEYS * CHUNKS + THREADS - 1u) / THREADS;  // of a tile, a thread's
 const bool FULL = PIECES * THREADS == KEYS * CHUNKS;
 const bool EVEN = THREADS % CHUNKS == 0u;
-const uint TILES_OF_BLOCK = BLOCK / KEYS;
+const uint STRIP = TURNS * KEYS;  // what the walk and the loop take at once
+const uint STRIPS = BLOCK / STRIP;
 
 // Rows of shared memory in units of 16 bytes, an odd number, so that columns lie in distinct banks.
 const uint STRIDE = CHUNKS | 1u;
@@ -124,11 +126,11 @@ const uint kNone = ~0u;
 
 uint thread() { return gl_SubgroupID * SIZE + gl_SubgroupInvocationID; }
 
-// The tiles that the item's rows keep, the lowest first. All lanes load the same words of the mask, so that compilers
+// The strips that the item's rows keep, the lowest first. All lanes load the same words of the mask, so that compilers
 // see that all of them walk the same way.
 uint mask_at, last_block;  // keys from (last_block + 1) * BLOCK on are seen by no row
 uint word, bits, bits_ahead;  // of the mask; its blocks still to come; and the word after it
-uint last_tile, tiles_left;   // the tile told of last, and how many of its block are still to come
+uint last_strip, strips_left;  // the strip told of last, and how many of its block are still to come
 
 uint word_of_mask(uint at) {
   const uint last = last_block / 32u;
@@ -138,16 +140,16 @@ uint word_of_mask(uint at) {
 }
 
 void begin_walk() {
-  word = tiles_left = 0u;
+  word = strips_left = 0u;
   bits = word_of_mask(0u);
   bits_ahead = word_of_mask(1u);
 }
 
-uint next_tile(uint end) {
-  if (TILES_OF_BLOCK > 1u && tiles_left != 0u && last_tile + KEYS < end) {
-    tiles_left--;
-    last_tile += KEYS;
-    return last_tile;
+uint next_strip(uint end) {
+  if (STRIPS > 1u && strips_left != 0u && last_strip + STRIP < end) {
+    strips_left--;
+    last_strip += STRIP;
+    return last_strip;
   }
   while (bits == 0u && word != last_block / 32u) {
     word++;
@@ -155,10 +157,10 @@ uint next_tile(uint end) {
     bits_ahead = word_of_mask(word + 1u);
   }
   if (bits == 0u) return kNone;
-  last_tile = (word * 32u + uint(findLSB(bits))) * BLOCK;
+  last_strip = (word * 32u + uint(findLSB(bits))) * BLOCK;
   bits &= bits - 1u;
-  tiles_left = TILES_OF_BLOCK - 1u;
-  return last_tile;
+  strips_left = STRIPS - 1u;
+  return last_strip;
 }
 
 // Where a thread's pieces of a tile lie.
@@ -373,9 +375,9 @@ void add_output() {
   }
 }
 
-// A turn as described above: `next` and `after` are the tiles that come after the one whose scores are there, or any
-// where there is none. Where no row may see less than all keys, of this tile and the next, nothing is on the edge.
-void take_turn(bool edge, uint next, uint after) {
+// A turn as described above: asks for V at v_key and for K at k_key, and finds the scores of the tile at s_key. Where
+// no row may see less than all keys, of this tile and that one, nothing is on the edge.
+void take_turn(bool edge, uint v_key, uint k_key, uint s_key) {
   barrier();
   [[unroll]] for (uint x = 0; x < PIECES; x++) {
     if (edge) beyond |= specials(v_ahead[x]);
@@ -403,10 +405,21 @@ void take_turn(bool edge, uint next, uint after) {
   }
   [[unroll]] for (uint i = 0; i < TILES * SLOTS; i++) total[i] += added[i];
   add_output();
-  ask_v(next);
-  ask_k(after);
+  ask_v(v_key);
+  ask_k(k_key);
   find_scores();
-  if (edge) hide_scores(next);
+  if (edge) hide_scores(s_key);
+}
+
+// The turns of the strip `now`, whose first tile's scores are there; `next` and `after` are strips that come after it,
+// or any where there is none.
+void take_strip(bool edge, uint now, uint next, uint after) {
+  if (TURNS == 1u) {
+    take_turn(edge, next, after, next);
+  } else {
+    take_turn(edge, now + KEYS, next, now + KEYS);
+    take_turn(edge, next, next + KEYS, next);
+  }
 }
 
 void main() {
@@ -424,8 +437,9 @@ void main() {
   part = own_subgroup % SPLIT;
   own_sees = p.position + query0 + group * OWN % ROWS;
   const uint end = min(p.position + query0 + queries, p.key_end);  // keys from here on are seen by no row
-  // Tiles that begin before it are seen by all rows.
-  const uint all_see = min(p.position + query0 + 1u, p.key_end), inner_end = all_see < KEYS ? 0u : all_see - KEYS + 1u;
+  // Strips that begin before it are seen by all rows.
+  const uint all_see = min(p.position + query0 + 1u, p.key_end);
+  const uint inner_end = all_see < STRIP ? 0u : all_see - STRIP + 1u;
   const uint kv_head = head0 / p.group;
   k_base = (p.k_base + kv_head * p.k_head) >> 3;
   v_base = (p.v_base + kv_head * p.v_head) >> 3;
@@ -442,7 +456,7 @@ void main() {
       words[x] = q_wide[((p.q_base + (head0 + h) * p.q_head + i * p.q_token) >> 3) + chunk_of(x)];
     }
     if (first == 0u) {
-      now = next_tile(end);
+      now = next_strip(end);
       ask_k(now == kNone ? 0u : now);
     }
     [[unroll]] for (uint x = 0; x < ROW_PIECES; x++)
@@ -470,26 +484,26 @@ void main() {
   const bool asked = now != kNone;
   if (asked) {
     [[unroll]] for (uint x = 0; x < PIECES; x++) keep(x, 0u, k_ahead[x]);
-    next = next_tile(end);
-    after = next_tile(end);
+    next = next_strip(end);
+    after = next_strip(end);
     ask_v(now);
-    ask_k(next == kNone ? now : next);
+    ask_k(TURNS > 1u ? now + KEYS : next == kNone ? now : next);
   }
   barrier();
   if (asked) {
     find_scores();
     if (now >= inner_end) hide_scores(now);
     [[dont_unroll]] while (next < inner_end) {
-      take_turn(false, next, after == kNone ? next : after);
+      take_strip(false, now, next, after == kNone ? next : after);
       now = next;
       next = after;
-      after = next_tile(end);
+      after = next_strip(end);
     }
     [[dont_unroll]] while (now != kNone) {
-      take_turn(true, next == kNone ? now : next, after == kNone ? now : after);
+      take_strip(true, now, next == kNone ? now : next, after == kNone ? now : after);
       now = next;
       next = after;
-      after = next_tile(end);
+      after = next_strip(end);
     }
   }
 

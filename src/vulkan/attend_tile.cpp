@@ -217,7 +217,7 @@ std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &s
 
 // Of attend_split.comp.
 struct SplitTile {
-  uint32_t rows, keys, split, heads, tiles, size, m, n;
+  uint32_t rows, keys, split, turns, heads, tiles, size, m, n;
 
   uint32_t own() const { return tiles * m; }  // rows of a subgroup
   uint32_t subgroups() const { return heads * rows / own() * split; }
@@ -230,9 +230,9 @@ struct SplitTile {
 };
 
 bool sound(const SplitTile &t, const AttendShape &s) {
-  return divides(t.split * t.n, s.dim) && divides(8, s.dim) && divides(t.rows, s.block) && divides(t.keys, s.block) &&
-         divides(t.own(), t.rows) && divides(t.split * t.n, t.keys) && divides(t.m, 2 * t.keys) &&
-         divides(4, t.m * t.n);
+  return divides(t.split * t.n, s.dim) && divides(8, s.dim) && divides(t.rows, s.block) &&
+         divides(t.turns * t.keys, s.block) && divides(t.own(), t.rows) && divides(t.split * t.n, t.keys) &&
+         divides(t.m, 2 * t.keys) && divides(4, t.m * t.n);
 }
 
 std::optional<SplitTile> split_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix, uint32_t heads,
@@ -240,12 +240,14 @@ std::optional<SplitTile> split_tile(const Caps &caps, const AttendShape &shape, 
   const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
   // Of one head and long rows, four subgroups of two tiles of rows each; otherwise registers bear all channels of two.
   const uint32_t split = choice("TILE_SPLIT", heads == 1 && shape.dim > 64 ? 2 : 1);
+  const uint32_t turns = choice("TILE_TURNS", split > 1 && !caps.software() ? 2 : 1);
   for (const uint32_t tiles : {choice("TILE_TILES", 2), 1u})
     for (uint32_t keys = choice("TILE_KEYS", caps.software() ? 16 : 32); keys >= 16; keys /= 2)
       for (uint32_t rows = best_rows; rows >= redo_rows; rows /= 2) {
         const SplitTile t{.rows = rows,
                           .keys = keys,
                           .split = split,
+                          .turns = std::min(turns, std::max(uint32_t(shape.block) / keys, 1u)),
                           .heads = heads,
                           .tiles = tiles,
                           .size = attend_subgroup(caps),
@@ -330,7 +332,8 @@ std::optional<AttendKernel> attend_split(const Caps &caps, const AttendShape &sh
     return std::nullopt;
   }
   AttendKernel kernel = kernel_of(caps, shape, matrix, *t, "attend_split", t->split);
-  add(kernel.key, {layout.slots, layout.slot_shift, layout.lane_bits, slack_of(caps, matrix), redo_rows, heads});
+  add(kernel.key,
+      {layout.slots, layout.slot_shift, layout.lane_bits, slack_of(caps, matrix), redo_rows, heads, t->turns});
   return kernel;
 }
 

@@ -278,7 +278,7 @@ TEST_CASE("vulkan attend: tiles that subgroups split keep what their kernel assu
               // Whole matrices of keys and of channels for each subgroup of a row.
               REQUIRE((keys % (split * m) == 0 && dim % (split * m) == 0 && dim <= 128));
               REQUIRE(2 * keys % m == 0);
-              REQUIRE((c.size() == 19 && c[17] == 16 && c[18] == 1));
+              REQUIRE((c.size() == 20 && c[17] == 16 && c[18] == 1 && block % (c[19] * keys) == 0));
             }
   CHECK(found > 100);
 }

@@ -63,6 +63,12 @@ TEST_CASE("vulkan: each tier of attend is taken where there is one, and one that
     const auto device = create_device(BackendKind::vulkan, {});
     CHECK(fault(static_cast<VulkanDevice &>(*device), 64) == "");
   }
+  {
+    // What larger head dims take.
+    const With split("SEER_VK_TILE_SPLIT", "2"), turns("SEER_VK_TILE_TURNS", "2");
+    const auto device = create_device(BackendKind::vulkan, {});
+    CHECK(fault(static_cast<VulkanDevice &>(*device), 32) == "");
+  }
   const With untested("SEER_VK_SELFTEST", "0"), apart("SEER_VK_CORES", "3");  // a device of its own
   DeviceParams params;
   std::string told;
