@@ -151,7 +151,7 @@ std::unique_ptr<Device> create(const DeviceParams &params) {
   vulkan::Stopwatch watch;
   if (params.vulkan) return finish_device(vulkan::open_imported(*params.vulkan, params.log, watch), params, -1, watch);
   auto instance = vulkan::Instance::get();
-  watch.lap("vkCreateInstance");
+  params.log(LogLevel::debug, "vulkan start: the process's instance took %.1f ms", instance->made_ms());
   const auto all = vulkan::candidates(*instance);
   SEER_REQUIRE(!all.empty(), Status::unsupported, "backend vulkan: no driver offers a Vulkan 1.1 device");
   SEER_REQUIRE(params.ordinal >= 0 && size_t(params.ordinal) < all.size(), Status::invalid_argument,

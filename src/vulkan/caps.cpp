@@ -81,8 +81,8 @@ void query_coopmat(const Instance &instance, VkPhysicalDevice device, bool secon
 
 }  // namespace
 
-Features offered_features(const Instance &instance, VkPhysicalDevice device) {
-  const std::vector<std::string> extensions = device_extensions(instance, device);
+Features offered_features(const Instance &instance, VkPhysicalDevice device,
+                          const std::vector<std::string> &extensions) {
   VkPhysicalDeviceProperties plain;
   instance.fn().vkGetPhysicalDeviceProperties(device, &plain);
   const uint32_t version = std::min(plain.apiVersion, instance.api_version());
@@ -148,7 +148,7 @@ Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<s
   if (has_coopmat2) property_chain.add(coop2);
   fn.vkGetPhysicalDeviceProperties2(device, &properties);
 
-  Features features = offered_features(instance, device);
+  Features features = offered_features(instance, device, offered);
   if (enabled) features = check_enabled(*enabled, features, offered, caps.api_version);
 
   caps.vendor_id = plain.vendorID;

@@ -100,8 +100,9 @@ struct Caps {
 // that somebody else has made, nothing else counts; throws unsupported, naming what it has and the driver has not.
 Caps query_caps(const Instance &instance, VkPhysicalDevice device, std::vector<std::string> *extensions = nullptr,
                 const Enabled *enabled = nullptr);
-// Features that the device offers, of those that the backend can use.
-Features offered_features(const Instance &instance, VkPhysicalDevice device);
+// Features that the device offers, of those that the backend can use. `extensions` are the device's.
+Features offered_features(const Instance &instance, VkPhysicalDevice device,
+                          const std::vector<std::string> &extensions);
 // Applies SEER_VK_* to it. Throws invalid_argument on a value that cannot be read. Features can only be taken away.
 void override_caps(Caps &caps);
 // Leaves no cooperative matrices.

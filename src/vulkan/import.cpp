@@ -94,7 +94,7 @@ std::vector<const char *> recommend(void *get_instance_proc_addr, void *instance
   const Caps caps = query_caps(*adopted, physical, &offered);
   if (const std::string why = refusal(caps); !why.empty())
     fail(Status::unsupported, "%s cannot be used: %s", caps.name.c_str(), why.c_str());
-  const Features wanted = offered_features(*adopted, physical);
+  const Features wanted = offered_features(*adopted, physical, offered);
   if (features) set_features(features, wanted);
   std::vector<const char *> names = extensions_for(wanted, caps.api_version);
   std::erase_if(names,

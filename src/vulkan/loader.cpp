@@ -8,6 +8,7 @@
 
 #include "../os.h"
 #include "../status.h"
+#include "stopwatch.h"
 
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
@@ -78,7 +79,9 @@ std::shared_ptr<Instance> Instance::get() {
   std::lock_guard lock(mutex);
   if (shared && shared->process_ == os::process_id()) return shared;
   std::shared_ptr<Instance> instance(new Instance);
+  const Stopwatch watch;
   instance->create();
+  instance->made_ms_ = watch.total_ms();
   shared = instance;
   return instance;
 }

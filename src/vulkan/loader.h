@@ -112,6 +112,7 @@ public:
 
   const InstanceFunctions &fn() const { return fn_; }
   PFN_vkVoidFunction proc(const char *name) const;       // null where absent
+  double made_ms() const { return made_ms_; }            // what its making took; 0: a caller's
   uint32_t api_version() const { return api_version_; }  // the highest that devices may be used with
   const std::vector<VkPhysicalDevice> &devices() const { return devices_; }  // with Vulkan 1.1 and compute
   DeviceFunctions load_device(VkDevice device) const;
@@ -133,6 +134,7 @@ private:
   std::unique_ptr<Messages> messages_;
   VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
   uint64_t process_ = 0;
+  double made_ms_ = 0;
 };
 
 const char *result_name(VkResult result);  // "VK_ERROR_DEVICE_LOST"; static
