@@ -52,7 +52,7 @@ def check(r):
 
 
 class LaunchAttribute(ctypes.Structure):
-    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_ubyte * 60)]
 
 
 class LaunchConfig(ctypes.Structure):
@@ -60,11 +60,29 @@ class LaunchConfig(ctypes.Structure):
                [("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint)]
 
 
-def launcher(fn, grid, threads, shared, params, keep, early=False):
-    """A function that launches on the current stream; `early`: may start before the kernel ahead has ended."""
+def launch_config(fn, grid, threads, shared, early, cluster):
+    attributes = []
+    if early:
+        attributes.append(LaunchAttribute(id=6, value=1))  # programmatic stream serialization
+    if cluster > 1:
+        attributes.append(LaunchAttribute(id=4, value=cluster, rest=(1, 0, 0, 0, 1)))  # cluster dimension
+        check(cuda.cuFuncSetAttribute(fn, 14, 1))  # non-portable sizes too
+    array = (LaunchAttribute * 2)(*attributes)
+    return LaunchConfig(*grid, 1, threads, 1, 1, shared, None, ctypes.addressof(array), len(attributes)), array
+
+
+def clusters_at_once(fn, threads, shared, cluster):
+    config, array = launch_config(fn, (cluster, 1), threads, shared, False, cluster)
+    count = ctypes.c_int()
+    check(cuda.cuOccupancyMaxActiveClusters(ctypes.byref(count), fn, ctypes.byref(config)))
+    return count.value
+
+
+def launcher(fn, grid, threads, shared, params, keep, early=False, cluster=1):
+    """A function that launches on the current stream; `early`: may start before the kernel ahead has ended; `cluster`:
+    blocks of threads of one."""
     args = (ctypes.c_void_p * 1)(ctypes.addressof(params))
-    attribute = LaunchAttribute(id=6, value=1)  # programmatic stream serialization
-    config = LaunchConfig(*grid, 1, threads, 1, 1, shared, None, ctypes.addressof(attribute), int(early))
+    config, attribute = launch_config(fn, grid, threads, shared, early, cluster)
 
     def launch():
         config.stream = torch.cuda.current_stream().cuda_stream

@@ -44,6 +44,9 @@ ScoreParams = structure("ScoreParams", [
     (GateSequence, "only"), ("i", "stash"), ("p", "scores"), ("l", "scores_head scores_row"),
     ("i", "cols fill col_tiles"), ("p", "mask"), ("l", "mask_head mask_row"), ("i", "words"), ("f", "threshold"),
     ("u", "flags"), ("p", "stats")])
+CLUSTERS = 160
+SelectClusterParams = structure("SelectClusterParams", [
+    (ScoreParams, "score"), (ctypes.c_int32 * (CLUSTERS + 1), "start")])
 SelectRowsParams = structure("SelectRowsParams", [
     ("p", "scores"), ("l", "scores_head scores_row"), ("f", "threshold"), ("i", "block q_heads items sequences"),
     ("p", "sequence"), (GateSequence, "only"), ("p", "mask"), ("l", "mask_head mask_row"), ("i", "words"),
@@ -122,8 +125,8 @@ def gate_sequences(sequences, tile, scores, mask, keep):
 
 
 class Score:
-    def __init__(self, module, sm90=None):
-        self.module, self.sm90 = module, sm90
+    def __init__(self, module, sm90=None, cluster=None):
+        self.module, self.sm90, self.cluster = module, sm90, cluster
 
     def plan(self, name, q, k, block, sequences, rows, stash=0, scores=None, mask=None, threshold=0.0, flags=0,
              stats=None, scale=None, early=False, col_tiles=0):
@@ -162,6 +165,60 @@ class Score:
         name = f"select_threshold_{rows}x{p.dim}"
         return module.launcher(name, (p.items * p.q_heads, 1), 2 * rows, p.dim * 1024, p, keep,
                                rest.get("early", False))
+
+
+    def plan_cluster(self, q, k, block, sequences, cluster=None, room=None, **rest):
+        """select_threshold with each logit computed once, by at most `room` clusters of so many blocks of threads; as the
+        library does it if none is named."""
+        early = rest.pop("early", False)
+        launch = self.plan("select_threshold", q, k, block, sequences, 64, **rest)
+        keep, score, _ = launch.keep
+        seqs, _ = gate_sequences(sequences, 64, None, rest["mask"], 0)
+        longest = max(-(-(s.q_len + s.offset) // block) for s in seqs)
+        cluster = cluster or next(c for c in (1, 2, 4, 8, 16) if 256 * c >= longest)
+        shared = 8 * 32 * score.dim * 4 + 2 * 64 * score.dim * 4 + 4 * cluster * 512
+        fn = self.cluster.fn(f"select_cluster_{score.dim}", shared)
+        room = room or cd.clusters_at_once(fn, 256, shared, cluster)
+        start = shares(seqs, score.q_heads, block, cluster, min(room, CLUSTERS))
+        table(seqs, GateSequence, score, keep)
+        p = SelectClusterParams(score)
+        p.start[:len(start)] = start
+        return cd.launcher(fn, ((len(start) - 1) * cluster, 1), 256, shared, p, keep, early, cluster)
+
+
+def shares(sequences, heads, block, cluster, room):
+    """As src/cuda/select.cpp divides tiles among clusters. Fills in first_item."""
+    begin, more, items, total = [], [], 0, 0
+    for s in sequences:
+        s.first_item = items
+        tiles = -(-s.rows // 64)
+        words, b, m = 0, [], []
+        for t in range(tiles):
+            keys = -(-(s.offset + min((t + 1) * 64 * block, s.q_len)) // block)
+            assert keys <= 256 * cluster
+            before, words = words, -(-keys // (32 * cluster))
+            b.append(TILE_COST + WORD_COST * words + HEAD_COST + HEAD_WORD_COST * words)
+            m.append(TILE_COST + WORD_COST * words + HEAD_WORD_COST * (words - before))
+        begin += b * heads
+        more += ([b[0]] + m[1:]) * heads
+        items += tiles * heads
+    limit = max(sum(more) // room, max(begin))
+    while True:
+        start, used = [0], 0
+        head = {s.first_item + h * -(-s.rows // 64) for s in sequences for h in range(heads)}
+        for i in range(items):
+            cost = begin[i] if i == start[-1] or i in head else more[i]
+            if i > start[-1] and used + cost > limit:
+                start.append(i)
+                used, cost = 0, begin[i]
+            used += cost
+        start.append(items)
+        if len(start) - 1 <= room:
+            return start
+        limit += limit // 32 + 1
+
+
+TILE_COST, WORD_COST, HEAD_COST, HEAD_WORD_COST = 10, 3, 15, 5
 
 
 class SelectRows:
@@ -289,7 +346,12 @@ def case_score(score, r, worst):
     threshold = r.choice([0.0, 5e-3, 0.02, 0.15, 0.4, 1.0])
     flags, stats = r.choice([0, 0, FIRST, DIAGONAL, 3]), torch.tensor([5, 1 << 33, 7], device="cuda")
     before = stats.clone()
-    if hopper:
+    words = -(-longest // 32)
+    clusters = [c for c in (1, 2, 4, 8, 16) if c * 8 >= words] if score.cluster is not None else []
+    if hopper and clusters and r.random() < .7:
+        score.plan_cluster(q, k, block, sequences, r.choice(clusters), r.randint(1, 30), mask=mask,
+                           threshold=threshold, flags=flags, stats=stats)()
+    elif hopper:
         score.plan_sm90(score.sm90, q, k, block, sequences, rows, mask=mask, threshold=threshold,
                         flags=flags, stats=stats)()
     else:
@@ -441,7 +503,8 @@ def bench(modules, args):
                                          mask=mask, threshold=2.5 / n, stats=stats)()
         torch.cuda.synchronize()
         return
-    project, score, pool = Project(modules["project"]), Score(modules["score"]), cp.Pool.__new__(cp.Pool)
+    project, pool = Project(modules["project"]), cp.Pool.__new__(cp.Pool)
+    score = Score(modules["score"], modules["select_sm90"], modules["select_cluster"])
     pool.modules = [modules["pool"].module]
     big = torch.empty(1 << 29, dtype=torch.int8, device="cuda")
     copy = median(lambda: big[:1 << 28].copy_(big[1 << 28:]))
@@ -472,12 +535,13 @@ def bench(modules, args):
             s = score.plan_sm90(modules["select_sm90"], gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
                                 mask=mask, threshold=2.5 / n, stats=stats)
             line += f"  sm90 {rows} {median(s):.4f}"
+        s = score.plan_cluster(gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask, threshold=2.5 / n, stats=stats)
+        line += f"  cluster {median(s):.4f}"
         stats.zero_()
         s()
         line += f"  density {stats[0].item() / stats[1].item():.3f}"
         print(line, flush=True)
         line = f"S {tokens:6d}  pool, project, select by passes of KV heads:"
-        tile = 64 if tokens <= 8192 else 128
         want = None
         for heads, early in ((8, False), (8, True), (4, True), (2, True)):
             steps = []
@@ -489,9 +553,8 @@ def bench(modules, args):
                           pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
                           project.plan(x, None, a, [(n, 0, 0, 0)], rope, early=early),
                           project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early),
-                          score.plan_sm90(modules["select_sm90"], a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)],
-                                          tile, mask=mask[:, o], threshold=2.5 / n,
-                                          stats=stats, early=early)]
+                          score.plan_cluster(a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask[:, o],
+                                             threshold=2.5 / n, stats=stats, early=early)]
 
             def whole():
                 for f in steps:
@@ -531,14 +594,16 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
         modules = {}
-        for name, arch in (("pool", "90"), ("project", "90"), ("score", "90"), ("select", "90"), ("select_sm90", "90a")):
+        for name, arch in (("pool", "90"), ("project", "90"), ("score", "90"), ("select", "90"), ("select_sm90", "90a"),
+                           ("select_cluster", "90a")):
             cubin = os.path.join(args.cubins or folder, f"{name}.cubin")
             problem = None if args.cubins else compile_cubin("nvcc", "compute_" + arch, "sm_" + arch,
                                                              os.path.join(here, "..", "cuda", f"{name}.cu"), cubin)
             if problem:
                 sys.exit(problem)
             modules[name] = Module(cubin)
-    project, score, worst = Project(modules["project"]), Score(modules["score"], modules["select_sm90"]), {}
+    project, score, worst = Project(modules["project"]), Score(
+        modules["score"], modules["select_sm90"], modules["select_cluster"]), {}
     select = SelectRows(modules["select"])
     r = random.Random(args.seed)
     torch.manual_seed(args.seed)

@@ -20,6 +20,37 @@ constexpr auto kSpin = std::chrono::milliseconds(1);  // a wait this long polls,
 
 CUdeviceptr pointer(const void *address) { return reinterpret_cast<CUdeviceptr>(address); }
 
+// As the driver takes it.
+struct LaunchConfig {
+  CUlaunchAttribute attributes[2] = {};
+  CUlaunchConfig config{};
+
+  LaunchConfig(const Launch &launch, CUstream stream) {
+    config = {.gridDimX = uint32_t(launch.blocks),
+              .gridDimY = launch.blocks_y,
+              .gridDimZ = launch.blocks_z,
+              .blockDimX = launch.threads,
+              .blockDimY = 1,
+              .blockDimZ = 1,
+              .sharedMemBytes = uint32_t(launch.shared),
+              .hStream = stream,
+              .attrs = attributes,
+              .numAttrs = 0};
+    if (launch.overlap) {
+      CUlaunchAttribute &attribute = attributes[config.numAttrs++];
+      attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+      attribute.value.programmaticStreamSerializationAllowed = 1;
+    }
+    if (launch.cluster > 1) {
+      CUlaunchAttribute &attribute = attributes[config.numAttrs++];
+      attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+      attribute.value.clusterDim = {launch.cluster, 1, 1};
+    }
+  }
+  LaunchConfig(const LaunchConfig &) = delete;
+  LaunchConfig &operator=(const LaunchConfig &) = delete;
+};
+
 }  // namespace
 
 // A call's end.
@@ -309,6 +340,17 @@ CallResult Recorder::finish(Call &call) {
   return result;
 }
 
+int32_t Recorder::clusters_at_once(const Kernel &kernel, const Launch &launch) {
+  const auto key = std::make_tuple(kernel.function, launch.cluster, launch.shared);
+  if (const auto known = clusters_.find(key); known != clusters_.end()) return known->second;
+  int32_t count = 0;
+  const LaunchConfig config(launch, stream());
+  // An error here is an answer: the size of the cluster is none of this device's.
+  if (fn_.cuOccupancyMaxActiveClusters(&count, kernel.function, &config.config) != CUDA_SUCCESS) count = 0;
+  clusters_.emplace(key, count);
+  return count;
+}
+
 void Recorder::launch_pointers(const Kernel &kernel, const Launch &launch, void **params) {
   if (launch.blocks == 0) return;
   SEER_REQUIRE(launch.blocks <= INT32_MAX && launch.blocks_y <= 65535 && launch.blocks_z <= 65535, Status::unsupported,
@@ -317,20 +359,8 @@ void Recorder::launch_pointers(const Kernel &kernel, const Launch &launch, void 
   SEER_REQUIRE(launch.shared <= uint64_t(kernel.max_shared), Status::unsupported,
                "a call of this size needs %llu bytes of shared memory in %s; the device has %d",
                (unsigned long long)launch.shared, kernel.name.c_str(), int(kernel.max_shared));
-  CUlaunchAttribute overlap{};
-  overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-  overlap.value.programmaticStreamSerializationAllowed = 1;
-  const CUlaunchConfig config = {.gridDimX = uint32_t(launch.blocks),
-                                 .gridDimY = launch.blocks_y,
-                                 .gridDimZ = launch.blocks_z,
-                                 .blockDimX = launch.threads,
-                                 .blockDimY = 1,
-                                 .blockDimZ = 1,
-                                 .sharedMemBytes = uint32_t(launch.shared),
-                                 .hStream = stream(),
-                                 .attrs = launch.overlap ? &overlap : nullptr,
-                                 .numAttrs = launch.overlap ? 1u : 0u};
-  device_.check(fn_.cuLaunchKernelEx(&config, kernel.function, params, nullptr), kernel.name.c_str());
+  const LaunchConfig config(launch, stream());
+  device_.check(fn_.cuLaunchKernelEx(&config.config, kernel.function, params, nullptr), kernel.name.c_str());
 }
 
 Recorder::Staging &Recorder::room(uint64_t bytes) {

@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -41,6 +42,7 @@ struct Launch {
   uint32_t blocks_y = 1, blocks_z = 1;
   uint32_t threads = 128;  // of a block
   uint64_t shared = 0;     // dynamic, bytes
+  uint32_t cluster = 1;    // blocks of a cluster, along x
   // Programmatic dependent launch: the kernel may start while the one before still runs, and calls
   // cudaGridDependencySynchronize (griddepcontrol.wait) before it touches anything that one wrote.
   bool overlap = false;
@@ -77,6 +79,9 @@ public:
     void *pointers[] = {const_cast<void *>(static_cast<const void *>(&params))...};
     launch_pointers(kernel, launch, pointers);
   }
+
+  // How many clusters of such a launch the device can hold at a time; 0: none, and it would fail.
+  int32_t clusters_at_once(const Kernel &kernel, const Launch &launch);
 
   // Device memory with a copy of `values`, for the kernels of this call. At least one value.
   template <class T>
@@ -143,10 +148,11 @@ private:
   CudaDevice &device_;
   const Driver &fn_;
   CUstream own_ = nullptr, aside_ = nullptr;
-  std::atomic<CUstream> stream_{nullptr};  // of the open call, else own_
-  std::atomic<std::thread::id> thread_{};  // that records a call
-  std::unique_ptr<Call> call_;             // open
-  bool graphs_ = false;                    // a call was captured
+  std::atomic<CUstream> stream_{nullptr};                                   // of the open call, else own_
+  std::atomic<std::thread::id> thread_{};                                   // that records a call
+  std::unique_ptr<Call> call_;                                              // open
+  bool graphs_ = false;                                                     // a call was captured
+  std::map<std::tuple<CUfunction, uint32_t, uint64_t>, int32_t> clusters_;  // by kernel, cluster and shared memory
   // The end of the last call that was not captured, if there was one.
   unsigned long long last_stream_ = 0;  // by its id: handles are used again, and one of them is a stream a thread
   CUevent chain_ = nullptr;

@@ -22,7 +22,14 @@ ScoreTile score_tile(const CudaDevice &device, const GateVectors &gate, int64_t 
 // 32-bit offsets within a sequence do not reach that far.
 ScoreParams score_params(const GateVectors &gate, int64_t block, int64_t longest);
 
-// Fills in first_item of each, and items, sequences, only and sequence of p (ScoreParams, SelectRowsParams).
+// Fills in sequences, only and sequence of p (ScoreParams, SelectRowsParams).
+template <class Params>
+void set_sequences(Recorder &recorder, const std::vector<GateSequence> &rows, Params &p) {
+  p.sequences = int32_t(rows.size());
+  p.only = rows.front();
+  if (rows.size() > 1) p.sequence = recorder.upload(std::span<const GateSequence>(rows));
+}
+// And first_item of each, and items: tiles of so many rows.
 template <class Params>
 void set_rows(Recorder &recorder, std::vector<GateSequence> &rows, int64_t tile, Params &p) {
   int64_t items = 0;
@@ -31,9 +38,7 @@ void set_rows(Recorder &recorder, std::vector<GateSequence> &rows, int64_t tile,
     items += (s.rows + tile - 1) / tile;
   }
   p.items = int32_t(items);
-  p.sequences = int32_t(rows.size());
-  p.only = rows.front();
-  if (rows.size() > 1) p.sequence = recorder.upload(std::span<const GateSequence>(rows));
+  set_sequences(recorder, rows, p);
 }
 
 // Logits of `rows`, at scores_at of each in p.scores; see ScoreParams.

@@ -14,7 +14,8 @@
 namespace seer::cuda {
 namespace {
 
-constexpr int64_t kLongEnough = 256;  // columns, for wgmma's large tiles
+constexpr int64_t kShortRow = 64;     // columns, up to which wgmma's tiles are too large
+constexpr int64_t kLongEnough = 256;  // columns, for cuda/select_sm90.cu
 constexpr int64_t kBandBytes = int64_t{16} << 20;
 
 bool needs_bands(const SelectArgs &args) {
@@ -59,7 +60,10 @@ private:
     p.flags = flags();
     p.stats = reinterpret_cast<unsigned long long *>(args_.stats);
   }
-  bool hopper(int64_t longest) const;  // whether cuda/select_sm90.cu can do it and is the faster
+  ScoreParams threshold_params(const std::vector<GateSequence> &list) const;
+  int64_t longest_row(const GateSequence &s) const { return causal_blocks(s.rows - 1, s.q_len, s.offset, args_.block); }
+  bool hopper() const;  // whether cuda/select_cluster.cu and select_sm90.cu can take these vectors
+  bool clusters(std::vector<GateSequence> &list, uint32_t blocks);
   void threshold(std::vector<GateSequence> &list);
   void select_rows(std::vector<GateSequence> &list, const float *scores, int64_t scores_head, int64_t scores_row);
   void bands(const std::vector<GateSequence> &list);
@@ -84,25 +88,118 @@ GateSequence Call::rows(const Sequence &s) const {
   return row;
 }
 
-bool Call::hopper(int64_t longest) const {
+bool Call::hopper() const {
   const GateVectors &gate = args_.gate;
   const auto aligned = [](const float *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  return device_.caps.sm == 90 && longest >= kLongEnough && (gate.dim == 64 || gate.dim == 128) && aligned(gate.q) &&
-         aligned(gate.k) && gate.scale > 0;
+  return device_.caps.sm == 90 && (gate.dim == 64 || gate.dim == 128) && aligned(gate.q) && aligned(gate.k) &&
+         gate.scale > 0;
 }
 
-void Call::threshold(std::vector<GateSequence> &list) {
-  int64_t wanted = 0, longest = 0;
-  for (const GateSequence &s : list) {
-    wanted += s.rows;
-    longest = std::max(longest, causal_blocks(s.rows - 1, s.q_len, s.offset, args_.block));
-  }
+ScoreParams Call::threshold_params(const std::vector<GateSequence> &list) const {
+  int64_t longest = 0;
+  for (const GateSequence &s : list) longest = std::max(longest, longest_row(s));
   ScoreParams p = score_params(args_.gate, args_.block, longest);
   set_mask(p);
   // In logarithms. Nothing is above 1; above 0 is what f32 can tell from it.
   const float t = float(args_.rule.threshold);
   p.threshold = t >= 1 ? std::numeric_limits<float>::infinity() : std::max(std::log2(t), -149.0f);
-  if (hopper(longest)) {
+  return p;
+}
+
+// Divides the items of cuda/select_cluster.cu among at most `most` clusters of so many blocks of threads, so that the
+// longest takes no longer than it must. Fills in first_item of each sequence. Costs are what an H100 shows, in units of
+// a hundred cycles: of a tile and each word of its rows that a block has, of a head's K and each word of it.
+std::vector<int32_t> shares(std::vector<GateSequence> &list, int64_t heads, int64_t block, int64_t blocks,
+                            int64_t most) {
+  constexpr int64_t kTile = 10, kWord = 3, kHead = 15, kHeadWord = 5;
+  struct Costs {
+    std::vector<int32_t> begin, more;  // of each tile: as the first of its head in a cluster; after the one before it
+  };
+  std::vector<Costs> costs;
+  int64_t items = 0, total = 0, longest = 0;
+  for (GateSequence &s : list) {
+    s.first_item = int32_t(items);
+    Costs c;
+    int64_t words = 0;
+    for (int64_t row = kSelectClusterRows; row < s.rows + kSelectClusterRows; row += kSelectClusterRows) {
+      const int64_t last = std::min<int64_t>(row, s.rows) - 1, before = words;
+      words = ceil_div(causal_blocks(last, s.q_len, s.offset, block), 32 * blocks);
+      const int64_t tile = kTile + kWord * words;
+      c.begin.push_back(int32_t(tile + kHead + kHeadWord * words));
+      c.more.push_back(before > 0 ? int32_t(tile + kHeadWord * (words - before)) : c.begin.back());
+      total += heads * c.more.back();
+      longest = std::max<int64_t>(longest, c.begin.back());
+    }
+    items += checked_mul(int64_t(c.begin.size()), heads);
+    SEER_REQUIRE(items <= INT32_MAX, Status::unsupported, "select has %lld tiles; a launch has at most 2147483647",
+                 (long long)items);
+    costs.push_back(std::move(c));
+  }
+  std::vector<int32_t> start;
+  for (int64_t limit = std::max(total / most, longest);; limit += limit / 32 + 1) {
+    start.assign(1, 0);
+    int64_t used = 0;
+    int32_t item = 0;
+    for (const Costs &c : costs)
+      for (int64_t head = 0; head < heads; head++)
+        for (size_t tile = 0; tile < c.begin.size(); tile++, item++) {
+          int64_t cost = tile > 0 && item > start.back() ? c.more[tile] : c.begin[tile];
+          if (item > start.back() && used + cost > limit) {
+            start.push_back(item);
+            used = 0;
+            cost = c.begin[tile];
+          }
+          used += cost;
+        }
+    start.push_back(item);
+    if (int64_t(start.size()) - 1 <= most) return start;
+  }
+}
+
+// By clusters of so many blocks of threads; false: the device has no room for one.
+bool Call::clusters(std::vector<GateSequence> &list, uint32_t blocks) {
+  const Kernel &kernel = device_.kernel("select_cluster", "select_cluster_" + std::to_string(args_.gate.dim));
+  Launch launch{.blocks = blocks,
+                .threads = kSelectClusterThreads,
+                .shared = uint64_t(select_cluster_shared(int(args_.gate.dim), int(blocks))),
+                .cluster = blocks,
+                .overlap = true};
+  const int64_t room = device_.recorder->clusters_at_once(kernel, launch);
+  if (room == 0) return false;
+  SelectClusterParams p{};
+  const std::vector<int32_t> start =
+      shares(list, args_.q_heads, args_.block, blocks, std::min<int64_t>(room, kSelectClusters));
+  std::copy(start.begin(), start.end(), p.start);
+  p.score = threshold_params(list);
+  set_sequences(*device_.recorder, list, p.score);
+  launch.blocks = (start.size() - 1) * blocks;
+  device_.recorder->launch(kernel, launch, p);
+  return true;
+}
+
+void Call::threshold(std::vector<GateSequence> &list) {
+  if (hopper()) {
+    // The longest rows first: the others fill up behind them.
+    std::vector<GateSequence> part, rest;
+    for (uint32_t blocks = kSelectClusterMost; blocks > 0; blocks /= 2) {
+      part.clear(), rest.clear();
+      for (const GateSequence &s : list) {
+        const int64_t columns = longest_row(s), most = blocks * kSelectClusterWords * 32;
+        const int64_t least = blocks > 1 ? most / 2 : kShortRow;
+        (columns > least && columns <= most ? part : rest).push_back(s);
+      }
+      if (!part.empty() && !clusters(part, blocks)) rest.insert(rest.end(), part.begin(), part.end());
+      list.swap(rest);
+    }
+    if (list.empty()) return;
+  }
+  int64_t wanted = 0, longest = 0;
+  for (const GateSequence &s : list) {
+    wanted += s.rows;
+    longest = std::max(longest, longest_row(s));
+  }
+  ScoreParams p = threshold_params(list);
+  if (hopper() && longest >= kLongEnough) {
     // Large tiles share the splitting of K; small ones spread few rows wider.
     const int rows = ceil_div(wanted, int64_t{128}) * args_.q_heads >= device_.caps.multiprocessors / 2 ? 128 : 64;
     set_rows(*device_.recorder, list, rows, p);

@@ -231,6 +231,23 @@ void check_select(Checker &c) {
       check(c, {rules[i].rule, false, 64, 2, 2, 64, Fill::normal, false},
             {"tiles", true, {{3 * 64, 70 * 64}, {40 * 64 - 1, 40 * 64 - 1}, {90 * 64, 90 * 64}}});
   }
+  // Rows of many lengths in one call: kernels share a row in different ways by its length.
+  const Shape lengths{"lengths",
+                      true,
+                      {{66 * 32, 66 * 32},
+                       {200 * 32 - 7, 200 * 32 - 7},
+                       {70 * 32 + 1, 480 * 32 + 1},
+                       {131 * 32, 999 * 32},
+                       {65 * 32 - 3, 2048 * 32 - 3},
+                       {3 * 32, 3900 * 32},
+                       {32, 4100 * 32}}};
+  for (int64_t dim : {64, 128})
+    for (bool kept : {false, true}) {
+      const std::string name =
+          "select_threshold_vectors_d" + std::to_string(dim) + "_lengths" + (kept ? "_kept" : "_poison");
+      const SelectRule some = rule(SelectMethod::threshold, 0.004, 1, 0, kept ? 0 : 2, kept, kept);
+      if (c.begin("select", name)) check(c, {some, false, 32, 1, 2, dim, Fill::normal, !kept}, lengths);
+    }
   for (size_t i : {0, 4}) {
     const std::string name = std::string("select_") + rules[i].name + "_vectors_p64_g4_long";
     if (c.begin("select", name))

@@ -14,6 +14,12 @@ std::vector<T> copy_of(const T *values, int n) {
   return values ? std::vector<T>(values, values + n) : std::vector<T>();
 }
 
+unsigned cluster_of(const CUlaunchConfig &config) {
+  for (unsigned i = 0; i < config.numAttrs; ++i)
+    if (config.attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) return config.attrs[i].value.clusterDim.x;
+  return 1;
+}
+
 }  // namespace
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -342,6 +348,11 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
   d().mapped.push_back(m);
   return CUDA_SUCCESS;
 }
+EXPORT CUresult cuOccupancyMaxActiveClusters(int *count, CUfunction, const CUlaunchConfig *config) {
+  ENTER("cuOccupancyMaxActiveClusters");
+  *count = 132 / static_cast<int>(cluster_of(*config));
+  return CUDA_SUCCESS;
+}
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **) {
   ENTER("cuLaunchKernelEx");
   const auto &kernel = *reinterpret_cast<Function *>(function);
@@ -353,6 +364,8 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
   l.grid[0] = config->gridDimX, l.grid[1] = config->gridDimY, l.grid[2] = config->gridDimZ;
   l.threads = config->blockDimX;
   l.shared = config->sharedMemBytes;
+  l.cluster = cluster_of(*config);
+  if (l.grid[0] % l.cluster != 0) return CUDA_ERROR_INVALID_VALUE;
   Stream &stream = d().of(config->hStream);
   l.captured = stream.capturing;
   if (l.kernel.rfind("attend_bf16", 0) == 0 || l.kernel.rfind("attend_f16", 0) == 0)

@@ -17,7 +17,7 @@ struct Launch {
   std::string kernel;
   void *stream = nullptr;
   int device = 0;
-  uint32_t grid[3] = {}, threads = 0, shared = 0;
+  uint32_t grid[3] = {}, threads = 0, shared = 0, cluster = 1;
   bool captured = false;
   seer::cuda::AttendParams attend{};                         // of attend_{bf16,f16}_*
   seer::cuda::AttendParams80 attend80{};                     // of attend_sm80_* and attend_plain_*

@@ -419,6 +419,46 @@ TEST_CASE("the workspace of a prefill of 128k tokens, 32 query heads: 64 MB beyo
   }
 }
 
+TEST_CASE("select: rows are shared among as many blocks of a cluster as hold their columns") {
+  const Clean clean;
+  const auto context = make_context();
+  constexpr int64_t heads = 4, kv_heads = 2, dim = 128;
+  const ModelHandle model = make_model(context, heads, kv_heads, dim);
+  struct Case {
+    int64_t tokens;
+    const char *kernel;
+    uint32_t cluster;
+  };
+  for (const Case &c : {Case{64 * 64, "select_threshold_32", 1},
+                        {65 * 64, "select_cluster_128", 1},
+                        {256 * 64, "select_cluster_128", 1},
+                        {257 * 64, "select_cluster_128", 2},
+                        {513 * 64, "select_cluster_128", 4},
+                        {1025 * 64, "select_cluster_128", 8}}) {
+    CAPTURE(c.tokens);
+    const fake::Memory q(uint64_t(c.tokens * heads * dim * 2)), k(uint64_t(c.tokens * kv_heads * dim * 2));
+    const fake::Memory v(k.size), out(q.size);
+    seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
+    desc.q = tensor(q.address, 0, SEER_BF16, {1, c.tokens, heads, dim});
+    desc.k = tensor(k.address, 0, SEER_BF16, {1, c.tokens, kv_heads, dim});
+    desc.v = tensor(v.address, 0, SEER_BF16, {1, c.tokens, kv_heads, dim});
+    desc.out = tensor(out.address, 0, SEER_BF16, {1, c.tokens, heads, dim});
+    desc.select.method = SEER_SELECT_THRESHOLD;
+    desc.select.threshold = 0.01;
+    fake::control().reset();
+    CHECK_MESSAGE(seer_prefill(context.get(), model.get(), 0, &desc, nullptr, nullptr) == SEER_OK, seer_last_error());
+    int found = 0;
+    for (const fake::Launch &l : fake::control().launches()) {
+      if (l.kernel.rfind("select", 0) != 0) continue;
+      found++;
+      CHECK(l.kernel == c.kernel);
+      CHECK(l.cluster == c.cluster);
+      CHECK(l.grid[0] % c.cluster == 0);
+    }
+    CHECK(found == 1);
+  }
+}
+
 TEST_CASE("errors: memory that cannot be had is an outcome, and the context lives on") {
   const Clean clean;
   const auto context = make_context();
