@@ -175,7 +175,7 @@ class Score:
         keep, score, _ = launch.keep
         seqs, _ = gate_sequences(sequences, 64, None, rest["mask"], 0)
         longest = max(-(-(s.q_len + s.offset) // block) for s in seqs)
-        cluster = cluster or next(c for c in (1, 2, 4, 8, 16) if 256 * c >= longest)
+        cluster = cluster or next(c for c in (1, 2, 4, 8) if 256 * c >= longest)
         shared = 8 * 32 * score.dim * 4 + 2 * 64 * score.dim * 4 + 4 * cluster * 512
         fn = self.cluster.fn(f"select_cluster_{score.dim}", shared)
         room = room or cd.clusters_at_once(fn, 256, shared, cluster)
@@ -347,7 +347,7 @@ def case_score(score, r, worst):
     flags, stats = r.choice([0, 0, FIRST, DIAGONAL, 3]), torch.tensor([5, 1 << 33, 7], device="cuda")
     before = stats.clone()
     words = -(-longest // 32)
-    clusters = [c for c in (1, 2, 4, 8, 16) if c * 8 >= words] if score.cluster is not None else []
+    clusters = [c for c in (1, 2, 4, 8) if c * 8 >= words] if score.cluster is not None else []
     if hopper and clusters and r.random() < .7:
         score.plan_cluster(q, k, block, sequences, r.choice(clusters), r.randint(1, 30), mask=mask,
                            threshold=threshold, flags=flags, stats=stats)()
@@ -535,14 +535,20 @@ def bench(modules, args):
             s = score.plan_sm90(modules["select_sm90"], gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
                                 mask=mask, threshold=2.5 / n, stats=stats)
             line += f"  sm90 {rows} {median(s):.4f}"
-        s = score.plan_cluster(gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask, threshold=2.5 / n, stats=stats)
-        line += f"  cluster {median(s):.4f}"
+        if n <= 2048:
+            s = score.plan_cluster(gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask, threshold=2.5 / n,
+                                   stats=stats)
+            line += f"  cluster {median(s):.4f}"
         stats.zero_()
         s()
         line += f"  density {stats[0].item() / stats[1].item():.3f}"
         print(line, flush=True)
         line = f"S {tokens:6d}  pool, project, select by passes of KV heads:"
         want = None
+
+        def select(*what, **rest):
+            return score.plan_cluster(*what, **rest) if n <= 2048 else \
+                score.plan_sm90(modules["select_sm90"], *what, 128, **rest)
         for heads, early in ((8, False), (8, True), (4, True), (2, True)):
             steps = []
             for first in range(0, 8, heads):
@@ -553,8 +559,8 @@ def bench(modules, args):
                           pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
                           project.plan(x, None, a, [(n, 0, 0, 0)], rope, early=early),
                           project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early),
-                          score.plan_cluster(a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask[:, o],
-                                             threshold=2.5 / n, stats=stats, early=early)]
+                          select(a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask[:, o], threshold=2.5 / n,
+                                 stats=stats, early=early)]
 
             def whole():
                 for f in steps:

@@ -92,13 +92,13 @@ constexpr int score_shared(int rows, int stash) {
   return (rows + kScoreCols) * (kScoreDim * 4 + 4) + rows * 16 + 16 + stash * rows * kScoreCols * 4;
 }
 
-// select_cluster_{64,128} of select_cluster.cu, dim: a grid of clusters of 1, 2, 4, 8 or 16 blocks of
+// select_cluster_{64,128} of select_cluster.cu, dim: a grid of clusters of 1, 2, 4 or 8 blocks of
 // kSelectClusterThreads threads, each block with kSelectClusterWords words of a row at most. Items are tiles of
 // kSelectClusterRows block rows: of a sequence those of one head after the other's, the first rows first. Cluster i has
 // those from start[i] to start[i + 1]. Dynamic shared memory: select_cluster_shared; vectors aligned to 16 bytes,
 // scale > 0.
 constexpr int kSelectClusterThreads = 256, kSelectClusterRows = 64;
-constexpr int kSelectClusterWords = 8, kSelectClusterMost = 16;
+constexpr int kSelectClusterWords = 8, kSelectClusterMost = 8;
 constexpr int kSelectClusters = 160;  // of a grid
 constexpr int select_cluster_shared(int dim, int cluster) {
   // K as two of bf16; Q of two tiles; for each two rows' maxima and sums.

@@ -76,6 +76,7 @@ struct Place {
 // byte of the word, where wgmma has pairs again.
 template <int kSteps>
 struct Selector {
+  static constexpr int kEarly = kSteps / 2;  // steps of the next tile's Q that are split while sums travel
   static constexpr int kQuarters = kSteps * 4;                  // float4 of a vector
   static constexpr int kHalf = kSelectClusterWords * 32 * 128;  // bytes of 64 channels of K
   static constexpr int kPart = kHalf * (kSteps > 4 ? 2 : 1);    // high; low follows
@@ -149,12 +150,13 @@ struct Selector {
             : "memory");
     }
   }
+  template <int kFrom, int kTo>  // steps
   __device__ __forceinline__ void split_q() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 #pragma unroll
     for (int side = 0; side < 2; ++side)
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
+      for (int step = kFrom; step < kTo; ++step) {
         const float4 v = raw[(side * kSteps + step) * 128];
         split(v.x, v.y, q_high[step][side], q_low[step][side]);
         split(v.z, v.w, q_high[step][2 + side], q_low[step][2 + side]);
@@ -199,7 +201,7 @@ struct Selector {
   }
 
   // The tile's rows of this block's first `words` words.
-  __device__ __forceinline__ void take(int words) {
+  __device__ __forceinline__ void take(int words, bool more) {
     constexpr int kFours = kSelectClusterWords / 4;  // of words; of those behind the last no row sees anything
     const float scale = p.scale * kLog2e;
     float x[kFours][64];
@@ -271,7 +273,7 @@ struct Selector {
       sum[side] += __shfl_xor_sync(~0u, sum[side], 2);
     }
     if (cluster > 1)
-      meet(most, sum, scale, seen);
+      meet(most, sum, scale, seen, more);
     else
       fill(seen, false);
 
@@ -333,7 +335,7 @@ struct Selector {
   }
 
   // Rows' maxima and sums of all blocks of the cluster; the same bits in each.
-  __device__ __forceinline__ void meet(float (&most)[2], float (&sum)[2], float scale, int seen) {
+  __device__ __forceinline__ void meet(float (&most)[2], float (&sum)[2], float scale, int seen, bool more) {
     const int buffer = round % 2;
     float2 *const all = sums + buffer * cluster * kRows;
     uint64_t *const barrier = barriers + buffer;
@@ -345,6 +347,7 @@ struct Selector {
       send(address_in(sm90::smem_address(all + rank * kRows + row), to), address_in(sm90::smem_address(barrier), to),
            my_most, my_sum);
     fill(seen, false);  // while it travels
+    if (more) split_q<0, kEarly>();
     wait_for_cluster(barrier, round / 2 % 2);
     ++round;
     float top = kLowest, total = 0.f;
@@ -418,15 +421,18 @@ __device__ __forceinline__ void select(const SelectClusterParams &params) {
     s.load_k(shared, words_of(seen), seen);
     sm90::fence_async_proxy();
     __syncthreads();
+    bool split = false;
     for (; turn < count; turn += 2) {
       s.first = first_of(turn);
       s.rows = min(kRows, last_row + 1 - s.first);
-      s.split_q();
+      if (cluster == 1 || !split) s.template split_q<0, S::kEarly>();
+      s.template split_q<S::kEarly, kSteps>();
       if (turn + 2 < count) s.load_q(s.first - 2 * kRows);
       if (s.first < at.seq.dense_row)
-        s.take(words_of(s.causal_of(s.first + s.rows - 1)));
+        s.take(words_of(s.causal_of(s.first + s.rows - 1)), turn + 2 < count);
       else
         s.fill(0, true);
+      split = s.first < at.seq.dense_row;
     }
     turn -= count;
     item += count;

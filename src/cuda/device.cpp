@@ -128,9 +128,6 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   kernel.max_shared = caps.max_shared - fixed;
   check(fn.cuFuncSetAttribute(kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.max_shared),
         "cuFuncSetAttribute");
-  if (caps.sm >= 90)  // clusters of 16 blocks, where the device has room for them
-    check(fn.cuFuncSetAttribute(kernel.function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
-          "cuFuncSetAttribute");
   return kernels_.emplace(std::move(key), std::move(kernel)).first->second;
 }
 
