@@ -168,8 +168,8 @@ class Score:
 
 
     def plan_cluster(self, q, k, block, sequences, cluster=None, room=None, **rest):
-        """select_threshold with each logit computed once, by at most `room` clusters of so many blocks of threads; as the
-        library does it if none is named."""
+        """select_threshold with each logit computed once, by at most `room` clusters of so many blocks of threads; as
+        the library does it if none is named."""
         early = rest.pop("early", False)
         launch = self.plan("select_threshold", q, k, block, sequences, 64, **rest)
         keep, score, _ = launch.keep

@@ -76,8 +76,8 @@ struct Place {
 // byte of the word, where wgmma has pairs again.
 template <int kSteps>
 struct Selector {
-  static constexpr int kEarly = kSteps / 2;  // steps of the next tile's Q that are split while sums travel
-  static constexpr int kQuarters = kSteps * 4;                  // float4 of a vector
+  static constexpr int kEarly = kSteps / 2;     // steps of the next tile's Q that are split while sums travel
+  static constexpr int kQuarters = kSteps * 4;  // float4 of a vector
   static constexpr int kHalf = kSelectClusterWords * 32 * 128;  // bytes of 64 channels of K
   static constexpr int kPart = kHalf * (kSteps > 4 ? 2 : 1);    // high; low follows
 
@@ -321,7 +321,7 @@ struct Selector {
     }
     if (rank == 0 && lane % 4 == 0) causal_all += causal[0] + causal[1];
 
-    // Rows l / 4 and 8 on, bits l and l + 1.
+      // Rows l / 4 and 8 on, bits l and l + 1.
 #pragma unroll 1
     for (; strange != 0; strange &= strange - 1) {
       const int bit = __ffs(strange) - 1, row = warp * 16 + bit / 4 + bit % 4 * 8;
