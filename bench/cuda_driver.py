@@ -79,9 +79,10 @@ def clusters_at_once(fn, threads, shared, cluster):
 
 
 def launcher(fn, grid, threads, shared, params, keep, early=False, cluster=1):
-    """A function that launches on the current stream; `early`: may start before the kernel ahead has ended; `cluster`:
-    blocks of threads of one."""
-    args = (ctypes.c_void_p * 1)(ctypes.addressof(params))
+    """A function that launches on the current stream; params: a structure or several; `early`: may start before the
+    kernel ahead has ended; `cluster`: blocks of threads of one."""
+    every = params if isinstance(params, tuple) else (params,)
+    args = (ctypes.c_void_p * len(every))(*(ctypes.addressof(x) for x in every))
     config, attribute = launch_config(fn, grid, threads, shared, early, cluster)
 
     def launch():

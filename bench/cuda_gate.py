@@ -53,6 +53,11 @@ SelectRowsParams = structure("SelectRowsParams", [
     ("u", "flags"), ("p", "stats")])
 
 
+ProjectTermsParams = structure("ProjectTermsParams", [
+    ("p", "terms gate"), ("i", "pooled_heads gate_heads"), ("u", "bits"), ("i", "tiles first_tile items sequences"),
+    ("p", "sequence"), (ProjectSequence, "only"), ("p", "coarse fine")])
+
+
 class Module:
     def __init__(self, cubin):
         torch.zeros(1, device="cuda")
@@ -107,6 +112,34 @@ class Project:
             if "any" not in name:
                 shared = (PROJECT_ROWS * 6 + p.out * {"bf16": 3, "f16": 2, "f32": 3}[kind]) * 128
         return self.module.launcher(name, (items * p.gate_heads, 1), PROJECT_THREADS, shared, p, keep, early)
+
+
+class ProjectTerms:
+    """project_sm90.cu: pooled vectors as terms (cuda_pool.new_terms), matrices of bf16 [heads, kinds * 128, 128]."""
+
+    def __init__(self, module):
+        self.module, self.sms = module, torch.cuda.get_device_properties(0).multi_processor_count
+
+    def plan(self, terms, bits, weight, gate, sequences, rope=None, early=False, rows=None):
+        p, seqs = ProjectTermsParams(), [ProjectSequence(*s, 0) for s in sequences if s[0]]
+        p.terms, p.gate, p.pooled_heads, p.gate_heads = terms.data_ptr(), gate.data_ptr(), terms.shape[0], gate.shape[1]
+        p.bits, p.tiles, p.first_tile = bits, terms.shape[1], seqs[0].pooled_row // 64
+        wanted = p.tiles - p.first_tile
+        if rows is None:
+            rows = 128 if -(-wanted // 2) * p.gate_heads * 2 > self.sms else 64
+        p.items = -(-wanted // (rows // 64)) * p.gate_heads
+        keep = [terms, weight, gate, rope]
+        table(seqs, ProjectSequence, p, keep)
+        if rope is not None:
+            p.coarse, p.fine = rope[0].data_ptr(), rope[1].data_ptr()
+        weights = cd.aligned_map()
+        cd.check(cd.cuda.cuTensorMapEncodeTiled(
+            ctypes.byref(weights), 9, 2, ctypes.c_void_p(weight.data_ptr()),
+            (ctypes.c_uint64 * 2)(128, weight.shape[0] * weight.shape[1]), (ctypes.c_uint64 * 1)(256),
+            (ctypes.c_uint32 * 2)(64, 64), (ctypes.c_uint32 * 2)(1, 1), 0, 3, 3, 0))
+        shared = 1024 + {64: 10, 128: 6}[rows] * rows * 128 + 6 * 16384 + 32768
+        fn = self.module.fn(f"project_terms_{rows}", shared)
+        return cd.launcher(fn, (min(self.sms, p.items), 1), 2 * rows + 128, shared, (weights, p), keep, early)
 
 
 def score_shared(rows, stash):
@@ -288,6 +321,41 @@ def case_project(project, r, worst):
         touched[grow:grow + blocks] = True
     assert (gate[~touched] == 777).all(), "wrote elsewhere"
     worst["project"] = max(worst.get("project", 0), close(gate[touched], want[touched], 2e-6, f"project {weights}"))
+
+
+def case_project_terms(project, r, worst):
+    bits, heads, group = r.randint(1, 7), r.randint(1, 3), r.randint(1, 4)
+    kinds = cp.kinds_of(bits)
+    sequences, pr, gr = [], r.choice([0, 0, 5, 64, 100]), r.randint(0, 3)
+    for _ in range(r.choice([1, 1, 2, 4])):
+        blocks = r.choice([0, 1, 63, 64, 65, 128, 129, r.randint(1, 700)])
+        sequences.append((blocks, pr, gr, r.randint(0, 300)))
+        pr, gr = pr + blocks, gr + blocks + r.randint(0, 2)
+    if all(s[0] == 0 for s in sequences):
+        return
+    pooled = torch.randn(pr, heads, len(kinds) * 128, device="cuda") * r.choice([1.0, 1.0, 1e-4, 300.0])
+    for i, kind in enumerate(kinds):
+        if kind != cp.AVG:
+            part = pooled[:, :, 128 * i:128 * i + 128]
+            part.copy_(part.bfloat16().float())
+    if r.random() < .3:
+        pooled[r.randrange(pr), 0, 0] = r.choice([math.nan, math.inf, -math.inf])
+    weight = (torch.randn(heads * group, len(kinds) * 128, 128, device="cuda") * .05).bfloat16()
+    gate = torch.full((gr + 1, heads * group, 128), 777.0, device="cuda")
+    rope = cp.tables(1100, 64, 1e4, 1.1) if r.random() < .8 else None
+    rows = r.choice([None, 64, 128])
+    project.plan(cp.split_terms(pooled, bits), bits, weight, gate, sequences, rope, rows=rows)()
+    torch.cuda.synchronize()
+    touched = torch.zeros(gate.shape[0], dtype=torch.bool, device="cuda")
+    for (blocks, prow, grow, position) in sequences:
+        x = pooled[prow:prow + blocks].double().repeat_interleave(group, 1)
+        want = torch.einsum("rhi,hio->rho", x, weight.double())
+        if rope is not None:
+            want = cp.rotate(want, position, rope[2], 1.1)
+        error = close(gate[grow:grow + blocks], want, 2e-6, f"project terms, {rows} rows")
+        worst["project terms"] = max(worst.get("project terms", 0), error)
+        touched[grow:grow + blocks] = True
+    assert (gate[~touched] == 777).all(), "wrote elsewhere"
 
 
 def make_batch(r, block):
@@ -504,6 +572,7 @@ def bench(modules, args):
         torch.cuda.synchronize()
         return
     project, pool = Project(modules["project"]), cp.Pool.__new__(cp.Pool)
+    project_terms = ProjectTerms(modules["project_sm90"])
     score = Score(modules["score"], modules["select_sm90"], modules["select_cluster"])
     pool.modules = [modules["pool"].module]
     big = torch.empty(1 << 29, dtype=torch.int8, device="cuda")
@@ -519,13 +588,21 @@ def bench(modules, args):
         rope = cp.tables(n, 64, 5e5, 1.0)
         mask = torch.empty(1, 32, n, -(-n // 32), dtype=torch.int32, device="cuda")
         stats = torch.zeros(3, dtype=torch.int64, device="cuda")
-        fq = pool.plan(q, pq, cp.AVG, 64, [(0, 0, tokens, 0, 0, 0)])
-        fk = pool.plan(k, pk, 7, 64, [(0, 0, tokens, 0, 0, 0)])
+        all_tokens, terms = [(0, 0, tokens, 0, 0, 0)], cp.new_terms(n, 8, 7)
+
+        def vectors(q, k, gq, gk, terms, w, early):
+            """What the library launches: pool of both, q turned, and k projected."""
+            turned = cp.Job(q, gq, cp.AVG, 64, all_tokens, gate_rope=rope)
+            return [pool.launch(turned, cp.Job(k, terms, 7, 64, all_tokens), early=early),
+                    project_terms.plan(terms, 7, w, gk, [(n, 0, 0, 0)], rope, early=early)]
+        both, jt = vectors(q, k, gq, gk, terms, w, False)
+        early = vectors(q, k, gq, gk, terms, w, True)
         jq = project.plan(pq, None, gq, [(n, 0, 0, 0)], rope)
         jk = project.plan(pk, w, gk, [(n, 0, 0, 0)], rope)
         floor = (q.nbytes + k.nbytes) / rate * 1e-6
-        line = f"S {tokens:6d}  floor {floor:.3f}  pool {median(lambda: (fq(), fk())):.3f}  " \
-               f"project q {median(jq):.4f}  k {median(jk):.4f}"
+        line = f"S {tokens:6d}  floor {floor:.3f}  pool {median(both):.4f}  project {median(jt):.4f}  " \
+               f"pool and project {median(lambda: (both(), jt())):.4f} " \
+               f"early {median(lambda: [f() for f in early]):.4f}  project f32: q {median(jq):.4f}  k {median(jk):.4f}"
         gq.normal_(), gk.normal_()
         for rows, stash in ((32, min(8, -(-n // 64))), (128, 0)):
             s = score.plan("select_threshold", gq, gk, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], rows,
@@ -554,18 +631,14 @@ def bench(modules, args):
             for first in range(0, 8, heads):
                 o, c = slice(4 * first, 4 * (first + heads)), slice(first, first + heads)
                 a, b = (t.flatten()[:n * 4 * heads * 128].view(n, 4 * heads, 128) for t in (gq, gk))
-                x, y = pq.flatten()[:a.numel()].view_as(a), pk.flatten()[:n * heads * 384].view(n, heads, 384)
-                steps += [pool.plan(q[:, :, o], x, cp.AVG, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
-                          pool.plan(k[:, :, c], y, 7, 64, [(0, 0, tokens, 0, 0, 0)], early=early),
-                          project.plan(x, None, a, [(n, 0, 0, 0)], rope, early=early),
-                          project.plan(y, w[o], b, [(n, 0, 0, 0)], rope, early=early),
-                          select(a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask[:, o], threshold=2.5 / n,
+                steps += vectors(q[:, :, o], k[:, :, c], a, b, terms[:heads], w[o], early)
+                steps += [select(a, b, 64, [(0, 0, tokens, 0, n, 0, 0, 0, n - 2)], mask=mask[:, o], threshold=2.5 / n,
                                  stats=stats, early=early)]
 
             def whole():
                 for f in steps:
                     f()
-            for t in (pq, pk, gq, gk):
+            for t in (terms, gq, gk):
                 t.fill_(math.nan)
             mask.fill_(0x55555555)
             whole()
@@ -600,8 +673,8 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
         modules = {}
-        for name, arch in (("pool", "90"), ("project", "90"), ("score", "90"), ("select", "90"), ("select_sm90", "90a"),
-                           ("select_cluster", "90a")):
+        for name, arch in (("pool", "90"), ("project", "90"), ("project_sm90", "90a"), ("score", "90"), ("select", "90"),
+                           ("select_sm90", "90a"), ("select_cluster", "90a")):
             cubin = os.path.join(args.cubins or folder, f"{name}.cubin")
             problem = None if args.cubins else compile_cubin("nvcc", "compute_" + arch, "sm_" + arch,
                                                              os.path.join(here, "..", "cuda", f"{name}.cu"), cubin)
@@ -614,8 +687,9 @@ def main():
     r = random.Random(args.seed)
     torch.manual_seed(args.seed)
     failures = 0
-    for what, f, subject in (("project", case_project, project), ("score", case_score, score),
-                             ("select", case_rows, select)):
+    terms = ProjectTerms(modules["project_sm90"])
+    for what, f, subject in (("project", case_project, project), ("project terms", case_project_terms, terms),
+                             ("score", case_score, score), ("select", case_rows, select)):
         failed = 0
         for i in range(args.cases):
             faulthandler.dump_traceback_later(60, exit=True)

@@ -22,21 +22,26 @@ import cuda_driver as cd  # noqa: E402
 from compile import compile_cubin  # noqa: E402
 
 MAX, MIN, AVG = 1, 2, 4
-HEADS = 4  # kPoolHeads of cuda/launch.h
+TERM_ROWS = 64  # kTermRows of cuda/launch_gate.h
 
 
 class Sequence(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_int32) for n in
-                ("batch", "begin", "length", "position", "first_block", "first_row", "first_item")]
+    _fields_ = [(n, ctypes.c_int32) for n in ("batch", "begin", "length", "position", "first_block", "first_row",
+                                              "first_item", "gate_position")]
 
 
-class Params(ctypes.Structure):
+class Side(ctypes.Structure):
     _fields_ = [("x", ctypes.c_void_p), ("x_batch", ctypes.c_int64), ("x_token", ctypes.c_int64),
                 ("x_head", ctypes.c_int64), ("rotated", ctypes.c_void_p), ("rotated_batch", ctypes.c_int64),
                 ("rotated_token", ctypes.c_int64), ("rotated_head", ctypes.c_int64), ("pooled", ctypes.c_void_p),
-                ("bits", ctypes.c_uint32), ("block", ctypes.c_int32), ("heads", ctypes.c_int32),
+                ("tiles", ctypes.c_int32), ("bits", ctypes.c_uint32), ("heads", ctypes.c_int32),
                 ("items", ctypes.c_int32), ("sequences", ctypes.c_int32), ("sequence", ctypes.c_void_p),
-                ("only", Sequence), ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p)]
+                ("only", Sequence), ("coarse", ctypes.c_void_p), ("fine", ctypes.c_void_p),
+                ("gate_coarse", ctypes.c_void_p), ("gate_fine", ctypes.c_void_p)]
+
+
+class Params(ctypes.Structure):
+    _fields_ = [("side", Side * 2), ("block", ctypes.c_int32), ("first", ctypes.c_int32)]
 
 
 def tables(positions, half, theta, scaling):
@@ -48,6 +53,88 @@ def tables(positions, half, theta, scaling):
     return table(torch.arange(-(-positions // 64)) * 64, scaling), table(torch.arange(64), 1.0), inv_freq.cuda()
 
 
+def kinds_of(bits):
+    return [k for k in (MAX, MIN, AVG) if bits & k]
+
+
+def new_terms(rows, heads, bits):
+    """Memory for pooled vectors of 128 channels as terms of bf16 (cuda/launch_gate.h), poisoned."""
+    tiles = -(-rows // TERM_ROWS)
+    n = sum(3 if k == AVG else 1 for k in kinds_of(bits))
+    return torch.full((heads, tiles, 2 * n, TERM_ROWS, 64), math.nan, dtype=torch.bfloat16, device="cuda")
+
+
+def swizzle(t):
+    """Sixteen bytes c of row r at place c ^ r % 8, and back."""
+    row = torch.arange(TERM_ROWS, device="cuda")[:, None]
+    place = (torch.arange(8, device="cuda")[None] ^ row % 8)[..., None].expand(-1, -1, 8)
+    t = t.unflatten(-1, (8, 8))
+    return t.gather(-2, place.expand(*t.shape[:3], -1, -1, -1)).flatten(-2)
+
+
+def split_terms(pooled, bits):
+    """What pool would leave of [row, heads, kinds * 128]; maxima and minima are rounded to bf16."""
+    rows, heads, _ = pooled.shape
+    terms, parts, at = new_terms(rows, heads, bits), [], 0
+    for kind in kinds_of(bits):
+        for half in range(2):
+            left, own = pooled[:, :, at + 64 * half:at + 64 * half + 64], []
+            for _ in range(3 if kind == AVG else 1):
+                own.append(left.bfloat16())
+                left = torch.where(own[-1].isfinite(), left - own[-1].float(), 0)
+            parts += own[::-1]
+        at += 128
+    flat = torch.stack(parts, 2).permute(1, 0, 2, 3)  # [heads, row, part, 64]
+    padded = torch.full((heads, terms.shape[1] * TERM_ROWS, *flat.shape[2:]), math.nan, dtype=flat.dtype, device="cuda")
+    padded[:, :rows] = flat
+    terms.copy_(swizzle(padded.unflatten(1, (-1, TERM_ROWS)).transpose(2, 3).contiguous()))
+    return terms
+
+
+def join_terms(terms, bits):
+    """[row, heads, kinds * 128], in double, of what new_terms made."""
+    t = swizzle(terms.double())
+    out, at = [], 0
+    for kind in kinds_of(bits):
+        n = 3 if kind == AVG else 1
+        halves = [t[:, :, at + half * n:at + (half + 1) * n].sum(2) for half in range(2)]
+        out += halves
+        at += 2 * n
+    return torch.cat(out, -1).flatten(1, 2).transpose(0, 1)
+
+
+class Job:
+    """A side of PoolParams. sequences: list of (batch, begin, length, position, first_block, first_row[, position in
+    blocks]). rope, gate_rope: (coarse, fine). pooled: f32, or what new_terms made."""
+
+    def __init__(self, x, pooled, bits, block, sequences, rotated=None, rope=None, gate_rope=None):
+        s, rows, items = Side(), [], 0
+        for q in sequences:
+            n = -(-q[2] // block)
+            if n:
+                rows.append(Sequence(*q[:6], items, q[6] if len(q) > 6 else 0))
+            items += n
+        s.x, (s.x_batch, s.x_token, s.x_head) = x.data_ptr(), x.stride()[:3]
+        self.keep = [x, pooled, rotated, rope, gate_rope]
+        if rotated is not None:
+            s.rotated, (s.rotated_batch, s.rotated_token, s.rotated_head) = rotated.data_ptr(), rotated.stride()[:3]
+            s.coarse, s.fine = rope[0].data_ptr(), rope[1].data_ptr()
+        if gate_rope is not None:
+            s.gate_coarse, s.gate_fine = gate_rope[0].data_ptr(), gate_rope[1].data_ptr()
+        if pooled is not None:
+            s.pooled = pooled.data_ptr()
+            if pooled.dtype is torch.bfloat16:
+                s.tiles = pooled.shape[1]
+        s.bits, s.heads, s.items, s.sequences = bits, x.shape[2], items, len(rows)
+        if rows:
+            s.only = rows[0]
+        if len(rows) > 1:
+            table = torch.frombuffer(bytearray(b"".join(bytes(r) for r in rows)), dtype=torch.uint8).cuda()
+            s.sequence = table.data_ptr()
+            self.keep.append(table)
+        self.side, self.block, self.rotates, self.dtype, self.dim = s, block, rotated is not None, x.dtype, x.shape[3]
+
+
 class Pool:
     def __init__(self, *cubins):
         """Of pool.cu, and of pool_rotate.cu if anything is to be rotated."""
@@ -56,34 +143,20 @@ class Pool:
         for module, cubin in zip(self.modules, cubins):
             cd.check(cd.cuda.cuModuleLoad(ctypes.byref(module), cubin.encode()))
 
+    def launch(self, *jobs, early=False):
+        """One or two jobs of one type, dim and block in one launch. early: see cuda_driver.launcher."""
+        fn, p = ctypes.c_void_p(), Params()
+        rotates = any(j.rotates for j in jobs)
+        name = f"pool_{'rotate_' if rotates else ''}{cd.DTYPE[jobs[0].dtype][0]}_{jobs[0].dim}"
+        cd.check(cd.cuda.cuModuleGetFunction(ctypes.byref(fn), self.modules[int(rotates)], name.encode()))
+        blocks = [j.side.items * j.side.heads for j in jobs]
+        for i, j in enumerate(jobs):
+            p.side[i] = j.side
+        p.block, p.first = jobs[0].block, blocks[0]
+        return cd.launcher(fn, (sum(blocks), 1), 128, 0, p, [j.keep for j in jobs], early)
+
     def plan(self, x, pooled, bits, block, sequences, rotated=None, rope=None, early=False):
-        """sequences: list of (batch, begin, length, position, first_block, first_row). rope: (coarse, fine).
-        early: see cuda_driver.launcher."""
-        fn = ctypes.c_void_p()
-        name = f"pool_{'' if rotated is None else 'rotate_'}{cd.DTYPE[x.dtype][0]}_{x.shape[3]}"
-        module = self.modules[0 if rotated is None else 1]
-        cd.check(cd.cuda.cuModuleGetFunction(ctypes.byref(fn), module, name.encode()))
-        p, rows, items = Params(), [], 0
-        for s in sequences:
-            n = -(-s[2] // block)
-            if n:
-                rows.append(Sequence(*s, items))
-            items += n
-        p.x, (p.x_batch, p.x_token, p.x_head) = x.data_ptr(), x.stride()[:3]
-        keep = [x, pooled, rotated, rope]
-        if rotated is not None:
-            p.rotated, (p.rotated_batch, p.rotated_token, p.rotated_head) = rotated.data_ptr(), rotated.stride()[:3]
-            p.coarse, p.fine = rope[0].data_ptr(), rope[1].data_ptr()
-        if pooled is not None:
-            p.pooled = pooled.data_ptr()
-        p.bits, p.block, p.heads, p.items, p.sequences, p.only = bits, block, x.shape[2], items, len(rows), rows[0]
-        if len(rows) > 1:
-            table = torch.frombuffer(bytearray(b"".join(bytes(r) for r in rows)), dtype=torch.uint8).cuda()
-            p.sequence = table.data_ptr()
-            keep.append(table)
-        shared = 3 * 16384 if rotated is None else block * x.shape[3] * 4
-        cd.check(cd.cuda.cuFuncSetAttribute(fn, 8, shared))
-        return cd.launcher(fn, (items * -(-x.shape[2] // HEADS), 1), 128, shared, p, keep, early)
+        return self.launch(Job(x, pooled, bits, block, sequences, rotated, rope), early=early)
 
 
 def rotate(x, position, inv_freq, scaling):
@@ -94,10 +167,10 @@ def rotate(x, position, inv_freq, scaling):
     return torch.cat([u * c - v * s, v * c + u * s], -1)
 
 
-def case(pool, r):
-    dtype, dim, heads = r.choice([torch.bfloat16, torch.float16]), r.choice([64, 128]), r.choice([1, 2, 5, 8])
-    block, bits, batch = r.choice([32, 64, 128]), r.randint(1, 7), 1
-    rotating, pooling = r.random() < .7, r.random() < .9
+def random_job(r, dtype, dim, block, side):
+    """A job and a function that checks what it did; or None."""
+    heads, bits, batch = r.choice([1, 2, 5, 8]), r.randint(1, 7), 1
+    rotating, pooling = r.random() < .5, r.random() < .9
     if not (rotating or pooling):
         rotating = True
     scaling, theta = r.choice([1.0, 0.7]), r.choice([1e4, 5e5])
@@ -106,15 +179,15 @@ def case(pool, r):
         for _ in range(r.randint(1, 4)):
             n = r.choice([0, 1, 63, 64, 65, r.randint(1, 900)])
             blocks = -(-n // block)
-            cached = r.randint(0, blocks) if r.random() < .3 else 0
-            sequences.append((0, at, n, r.choice([0, 64, r.randint(0, 100000)]), cached, row))
+            cached = r.randint(0, blocks) if rotating and r.random() < .3 else 0
+            sequences.append((0, at, n, r.choice([0, 64, r.randint(0, 100000)]), cached, row, r.randint(0, 1000)))
             at, row = at + n, row + blocks - cached
     else:
         batch, n = r.randint(1, 3), r.choice([1, 31, 64, r.randint(1, 900)])
-        sequences = [(b, 0, n, r.choice([0, 1000]), 0, b * -(-n // block)) for b in range(batch)]
+        sequences = [(b, 0, n, r.choice([0, 1000]), 0, b * -(-n // block), 5) for b in range(batch)]
         at, row = n, batch * -(-n // block)
     if at == 0:
-        return
+        return None
     shape = (batch, at, heads, dim)
     x = torch.randn(shape, device="cuda").to(dtype)
     if r.random() < .5:
@@ -123,30 +196,59 @@ def case(pool, r):
         x[0, r.randrange(at), r.randrange(heads), r.randrange(dim)] = math.nan
     rope = tables(max(s[3] + s[2] for s in sequences), dim // 2, theta, scaling)
     rotated = torch.full(shape, 777.0, device="cuda", dtype=dtype) if rotating else None
-    kinds = [k for k in (MAX, MIN, AVG) if bits & k]
-    pooled = torch.full((row + 1, heads, len(kinds) * dim), 777.0, device="cuda") if pooling else None
-    pool.plan(x, pooled, bits, block, sequences, rotated, rope)()
-    torch.cuda.synchronize()
+    kinds = kinds_of(bits)
+    as_terms = pooling and dtype is torch.bfloat16 and dim == 128 and r.random() < .4
+    turned = pooling and not as_terms and len(kinds) == 1 and r.random() < .5
+    gate_rope = tables(2000, dim // 2, theta, scaling) if turned else None
+    pooled = None
+    if as_terms:
+        pooled = new_terms(row, heads, bits)
+    elif pooling:
+        pooled = torch.full((row + 1, heads, len(kinds) * dim), 777.0, device="cuda")
+    job = Job(x, pooled, bits, block, sequences, rotated, rope, gate_rope)
+    if job.side.items == 0:
+        return None
     tolerance = 1e-2 if dtype is torch.bfloat16 else 1.5e-3
-    for (b, begin, n, position, cached, first_row) in sequences:
-        part = x[b, begin:begin + n].double()
-        if rotating and n:
-            want = rotate(part, position, rope[2], scaling)
-            got = rotated[b, begin:begin + n].double()
-            assert torch.equal(want.isnan(), got.isnan()), "rotated: NaN elsewhere"
-            assert ((got - want).nan_to_num().abs() <= tolerance * (0.5 + want.nan_to_num().abs())).all(), "rotated"
-        for i in range(cached, -(-n // block)):
-            if not pooling:
-                break
-            tokens = part[i * block:(i + 1) * block]
-            nan = tokens.isnan().any(0)
-            want = torch.cat([torch.where(nan, math.nan, {MAX: tokens.amax(0), MIN: tokens.amin(0),
-                                                          AVG: tokens.mean(0)}[k]) for k in kinds], -1)
-            got = pooled[first_row + i - cached].double()
-            assert torch.equal(want.isnan(), got.isnan()), "pooled: NaN elsewhere"
-            assert ((got - want).nan_to_num().abs() <= 1e-5).all(), "pooled"
-    if pooling:
-        assert (pooled[row] == 777).all(), "wrote behind the pooled rows"
+
+    def check():
+        result = join_terms(pooled, bits) if as_terms else pooled
+        for (b, begin, n, position, cached, first_row, gate_position) in sequences:
+            part = x[b, begin:begin + n].double()
+            if rotating and n:
+                want = rotate(part, position, rope[2], scaling)
+                got = rotated[b, begin:begin + n].double()
+                assert torch.equal(want.isnan(), got.isnan()), f"{side} rotated: NaN elsewhere"
+                assert ((got - want).nan_to_num().abs() <= tolerance * (0.5 + want.nan_to_num().abs())).all(), \
+                    f"{side} rotated"
+            for i in range(cached, -(-n // block)):
+                if not pooling:
+                    break
+                tokens = part[i * block:(i + 1) * block]
+                nan = tokens.isnan().any(0)
+                want = torch.cat([torch.where(nan, math.nan, {MAX: tokens.amax(0), MIN: tokens.amin(0),
+                                                              AVG: tokens.mean(0)}[k]) for k in kinds], -1)
+                if turned:
+                    want = rotate(want[None], gate_position + i, gate_rope[2], scaling)[0]
+                got = result[first_row + i - cached].double()
+                assert torch.equal(want.isnan(), got.isnan()), f"{side} pooled: NaN elsewhere"
+                assert ((got - want).nan_to_num().abs() <= 1e-5).all(), f"{side} pooled"
+        if as_terms:
+            assert result[row:].isnan().all(), f"{side}: wrote behind the pooled rows"
+        elif pooling:
+            assert (pooled[row] == 777).all(), f"{side}: wrote behind the pooled rows"
+    return job, check
+
+
+def case(pool, r):
+    dtype, dim, block = r.choice([torch.bfloat16, torch.float16]), r.choice([64, 128]), r.choice([32, 64, 128])
+    both = [random_job(r, dtype, dim, block, side) for side in r.choice([("one",), ("first", "second")])]
+    both = [x for x in both if x is not None]
+    if not both:
+        return
+    pool.launch(*(job for job, _ in both))()
+    torch.cuda.synchronize()
+    for _, check in both:
+        check()
 
 
 def bench(pool):
@@ -170,15 +272,25 @@ def bench(pool):
     for tokens in (8192, 32768, 131072):
         q, k = (torch.randn(1, tokens, h, 128, device="cuda", dtype=torch.bfloat16) for h in (32, 8))
         blocks, rope = tokens // 64, tables(tokens, 64, 5e5, 1.0)
-        pq, pk = (torch.empty(blocks, h, n * 128, device="cuda") for h, n in ((32, 1), (8, 3)))
-        seq = [(0, 0, tokens, 0, 0, 0)]
-        for what, rq, rk in (("pool", None, None), ("pool and rotate", torch.empty_like(q), torch.empty_like(k))):
-            fq = pool.plan(q, pq, AVG, 64, seq, rq, rope)
-            fk = pool.plan(k, pk, MAX | MIN | AVG, 64, seq, rk, rope)
-            ms = median(lambda: (fq(), fk()))
-            size = (q.nbytes + k.nbytes) * (1 if rq is None else 2) + pq.nbytes + pk.nbytes
+        pq, pk = torch.empty(blocks, 32, 128, device="cuda"), torch.empty(blocks, 8, 384, device="cuda")
+        terms, gate_rope = new_terms(blocks, 8, 7), tables(blocks, 64, 5e5, 1.0)
+        seq, rq, rk = [(0, 0, tokens, 0, 0, 0)], torch.empty_like(q), torch.empty_like(k)
+
+        def show(what, f, size):
+            ms = median(f)
             got = size / ms * 1e-6
-            print(f"S {tokens:6d}  {what:16s} {ms:.3f} ms  {got:5.0f} GB/s  {got / rate:.2f} of copy", flush=True)
+            print(f"S {tokens:6d}  {what:32s} {ms:.4f} ms  {got:5.0f} GB/s  {got / rate:.2f} of copy", flush=True)
+        read, made = q.nbytes + k.nbytes, pq.nbytes + pk.nbytes
+        turned = Job(q, pq, AVG, 64, seq, gate_rope=gate_rope)
+        fq, fk = pool.plan(q, pq, AVG, 64, seq), pool.plan(k, pk, 7, 64, seq)
+        show("pool, two launches", lambda: (fq(), fk()), read + made)
+        show("pool", pool.launch(Job(q, pq, AVG, 64, seq), Job(k, pk, 7, 64, seq)), read + made)
+        show("pool: q turned, k as terms", pool.launch(turned, Job(k, terms, 7, 64, seq)),
+             read + pq.nbytes + terms.nbytes)
+        show("k pooled and rotated, q pooled", pool.launch(turned, Job(k, terms, 7, 64, seq, rk, rope)),
+             read + rk.nbytes + pq.nbytes + terms.nbytes)
+        show("both pooled and rotated",
+             pool.launch(Job(q, pq, AVG, 64, seq, rq, rope), Job(k, pk, 7, 64, seq, rk, rope)), 2 * read + made)
 
 
 def main():

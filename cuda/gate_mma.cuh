@@ -43,6 +43,19 @@ __device__ __forceinline__ void multiply_bf16(float (&c)[4], const uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// A pair of values as kCount pairs of bf16. What is not finite has no second term.
+template <int kCount>
+__device__ __forceinline__ void split(float a, float b, uint32_t (&term)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const __nv_bfloat162 t = __floats2bfloat162_rn(a, b);
+    term[i] = reinterpret_cast<const uint32_t &>(t);
+    const float2 back = __bfloat1622float2(t);
+    a = fabsf(back.x) <= 3.3e38f ? a - back.x : 0.f;
+    b = fabsf(back.y) <= 3.3e38f ? b - back.y : 0.f;
+  }
+}
+
 // Programmatic dependent launch (sm_90 on; nothing elsewhere or where the launch did not ask for it). A kernel waits
 // before it touches what an earlier one wrote or reads, in every block of threads: so the wait of the next covers all
 // before it.

@@ -52,36 +52,33 @@ constexpr int kAttendGroups = 3;      // rows of 64 tokens of an item
 constexpr int kAttendCounters = 512;  // two, and one for each group of a first item that is split
 constexpr int kAttendPartial[2] = {128 * (64 / 2 + 4), 128 * (128 / 2 + 4)};  // floats; of 64 and of 128 channels
 
-// pool_{bf16,f16}_{64,128} of pool.cu, pool_rotate_{bf16,f16}_{64,128} of pool_rotate.cu if anything is to be rotated:
-// a grid of items * ceil(heads / kPoolHeads) blocks of kPoolThreads threads, dynamic shared memory: pool_shared.
-constexpr int kPoolHeads = 4;  // heads of a block of threads, which share the turns
+// pool_{bf16,f16}_{64,128} of pool.cu, pool_rotate_{bf16,f16}_{64,128} of pool_rotate.cu if a side is to be rotated: a
+// grid of items * heads of both sides, blocks of kPoolThreads threads. pool_plain_* of pool_plain.cu: side 0 alone, a
+// grid of items x heads.
 constexpr int kPoolThreads = 128;
-constexpr int kPoolUnit = 4 * 2 * 16 * kPoolThreads;  // bytes that a block of threads of pool.cu loads at once,
-constexpr int kPoolStages = 3;                        // and how many of them are under way
-constexpr int pool_shared(int block, int dim, bool rotates) {
-  return rotates ? 4 * block * dim : kPoolStages * kPoolUnit;
-}
 
 // A sequence as pool sees it: the tokens of q or of k.
 struct PoolSequence {
   int32_t batch, begin, length;
-  int32_t position;     // of its first token
-  int32_t first_block;  // blocks before it are not pooled (their gate K is cached)
-  int32_t first_row;    // of that block in `pooled`
-  int32_t first_item;   // blocks of the sequences before it
+  int32_t position;       // of its first token
+  int32_t first_block;    // blocks before it are not pooled (their gate K is cached)
+  int32_t first_row;      // of that block in `pooled`
+  int32_t first_item;     // blocks of the sequences before it
+  int32_t gate_position;  // of block 0, in blocks
 };
 
-struct PoolParams {
+// The blocks of q or of k.
+struct PoolSide {
   // q or k before RoPE, [batch][token][head][dim], rows aligned to 16 bytes; strides in elements.
   const void *x;
   int64_t x_batch, x_token, x_head;
   // Where x with RoPE at token positions goes, laid out likewise. Null: nowhere.
   void *rotated;
   int64_t rotated_batch, rotated_token, rotated_head;
-  // [row][head][pools * dim] f32 in order max, min, avg. Null: not wanted.
-  float *pooled;
+  // [row][head][pools * dim] f32 in order max, min, avg; or terms (launch_gate.h), if `tiles`. Null: not wanted.
+  void *pooled;
+  int32_t tiles;  // of terms, for each head; 0: f32
   uint32_t bits;  // PoolBits of src/gate.h
-  int32_t block;  // tokens
   int32_t heads;
   int32_t items, sequences;      // items: blocks of all sequences
   const PoolSequence *sequence;  // device; null: `only`
@@ -89,6 +86,14 @@ struct PoolParams {
   // Pairs (cos, sin) of positions 64 i, times the attention scaling, and of positions 0 .. 63 without it: [i][dim / 2].
   // Position p turns by the sum of the angles of row p / 64 and of row p % 64: two small tables instead of a large one.
   const float *coarse, *fine;
+  // The same of blocks, by which one kind of pool in f32 is turned. Null: it is not. Not of pool_plain.
+  const float *gate_coarse, *gate_fine;
+};
+
+struct PoolParams {
+  PoolSide side[2];
+  int32_t block;  // tokens
+  int32_t first;  // blocks of threads of side 0
 };
 
 }  // namespace seer::cuda

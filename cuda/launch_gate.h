@@ -37,6 +37,38 @@ struct ProjectParams {
   const float *coarse, *fine;  // as PoolParams', positions being blocks; null: no rotation
 };
 
+// Pooled vectors of bf16 tokens as terms of bf16 that add up to them: one for a maximum or a minimum, three for an
+// average, lowest first. [head][tile of kTermRows rows][kind][64 channels][term], each kTermRows rows of 64 channels as
+// wgmma reads them: 16 bytes c of row r at place c ^ r % 8 of the row's 128.
+constexpr int kTermRows = 64;
+constexpr int kTermTile = kTermRows * 64 * 2;  // bytes
+constexpr int pool_terms(uint32_t bits) { return int(bits & 1) + int(bits >> 1 & 1) + 3 * int(bits >> 2 & 1); }
+
+// project_terms_{64,128} of project_sm90.cu: vectors of 128 channels, matrices of bf16 with 128 columns, 64 or 128 rows
+// a tile; a grid of min(SMs, items) blocks of project_terms_threads(rows) threads, dynamic shared memory:
+// project_terms_shared(rows). A tensor map comes before these parameters: the matrices, (128, gate_heads * in), boxes
+// of (64, 64), 128-byte swizzle.
+constexpr int term_slots(int rows) { return rows == 64 ? 10 : 6; }
+constexpr int kWeightSlots = 6;
+constexpr int project_terms_threads(int rows) { return 2 * rows + 128; }
+constexpr int project_terms_shared(int rows) {
+  return 1024 + term_slots(rows) * rows * 128 + kWeightSlots * 64 * 128 * 2 + 64 * 64 * 2 * 4;
+}
+
+struct ProjectTermsParams {
+  const void *terms;
+  float *gate;  // [row][gate_heads][128]
+  int32_t pooled_heads, gate_heads;
+  uint32_t bits;                    // what was pooled: PoolBits of src/gate.h
+  int32_t tiles;                    // of terms, for each head
+  int32_t first_tile;               // that has a row wanted
+  int32_t items;                    // tiles from there on * gate_heads
+  int32_t sequences;                // by rising pooled_row
+  const ProjectSequence *sequence;  // device; null: `only`
+  ProjectSequence only;
+  const float *coarse, *fine;  // as ProjectParams'
+};
+
 // Some block rows of a sequence as score and select see them.
 struct GateSequence {
   int64_t scores_at, mask_at;  // where block row 0 of head 0 is, elements or words from the start

@@ -39,7 +39,8 @@ struct Pools {
 };
 
 template <class Type>
-__device__ __forceinline__ void pool_plain(const PoolParams &p, int dim) {
+__device__ __forceinline__ void pool_plain(const PoolParams &params, int dim) {
+  const PoolSide &p = params.side[0];
   const int item = blockIdx.x, head = blockIdx.y;
   PoolSequence seq = p.only;
   if (p.sequence != nullptr) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void pool_plain(const PoolParams &p, int dim) {
     }
     seq = p.sequence[low];
   }
-  const int block = item - seq.first_item, first = block * p.block, count = min(p.block, seq.length - first);
+  const int block = item - seq.first_item, first = block * params.block, count = min(params.block, seq.length - first);
   const int pairs = (dim + 1) / 2, half = dim / 2;
   const int64_t token = int64_t{seq.begin} + first;
   const Type *x = static_cast<const Type *>(p.x) + seq.batch * p.x_batch + head * p.x_head + token * p.x_token;
@@ -81,8 +82,9 @@ __device__ __forceinline__ void pool_plain(const PoolParams &p, int dim) {
       if (both) narrow(v * c + u * s, rotated[t * p.rotated_token + b]);
     }
     if (p.pooled == nullptr || block < seq.first_block) continue;
-    float *out = p.pooled + ((int64_t{seq.first_row} + block - seq.first_block) * p.heads + head) *
-                                (__popc(p.bits) * int64_t{dim});
+    float *out =
+        static_cast<float *>(p.pooled) +
+        ((int64_t{seq.first_row} + block - seq.first_block) * p.heads + head) * (__popc(p.bits) * int64_t{dim});
     pools[0].store(out + a, p.bits, dim, count);
     if (both) pools[1].store(out + b, p.bits, dim, count);
   }

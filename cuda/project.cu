@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "gate_mma.cuh"
+#include "gate_turn.cuh"
 #include "launch_gate.h"
 
 namespace seer::cuda {
@@ -25,31 +26,6 @@ static_assert(project_shared(128, 2) == (2 * kProjectRows * kTerms + 128 * 2) * 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-// A pair of values as kCount pairs of bf16. What is not finite has no second term.
-template <int kCount>
-__device__ __forceinline__ void split(float a, float b, uint32_t (&term)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const __nv_bfloat162 t = __floats2bfloat162_rn(a, b);
-    term[i] = reinterpret_cast<const uint32_t &>(t);
-    const float2 back = __bfloat1622float2(t);
-    a = fabsf(back.x) <= 3.3e38f ? a - back.x : 0.f;
-    b = fabsf(back.y) <= 3.3e38f ? b - back.y : 0.f;
-  }
-}
-
-// (cos, sin) of a pair of channels at a position.
-__device__ __forceinline__ float2 turn(const ProjectParams &p, int position, int half, int pair) {
-  const float2 u = __ldg(reinterpret_cast<const float2 *>(p.coarse) + int64_t{position / 64} * half + pair);
-  const float2 v = __ldg(reinterpret_cast<const float2 *>(p.fine) + position % 64 * half + pair);
-  return make_float2(u.x * v.x - u.y * v.y, u.y * v.x + u.x * v.y);
-}
-__device__ __forceinline__ void rotate(float2 turn, float &low, float &high) {
-  const float a = low;
-  low = a * turn.x - high * turn.y;
-  high = high * turn.x + a * turn.y;
-}
 
 // Bytes from the start of a tile to 16 bytes of a row; rows of kChunks of them, swizzled so that eight rows of a matrix
 // lie in different banks.
@@ -227,7 +203,8 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
       float2 low = make_float2(sum[i][2 * side], sum[i][2 * side + 1]);
       float2 high = make_float2(sum[i + kN / 2][2 * side], sum[i + kN / 2][2 * side + 1]);
       if (p.coarse != nullptr) {
-        const float2 a = turn(p, position, kOut / 2, column), b = turn(p, position, kOut / 2, column + 1);
+        const float2 a = turn_of(p.coarse, p.fine, position, kOut / 2, column),
+                     b = turn_of(p.coarse, p.fine, position, kOut / 2, column + 1);
         rotate(a, low.x, high.x);
         rotate(b, low.y, high.y);
       }
@@ -263,7 +240,7 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
       }
     }
     float *to = p.gate + (int64_t{seq.gate_row + row} * p.gate_heads + head) * p.out;
-    if (p.coarse != nullptr && pair) rotate(turn(p, seq.position + row, half, column), low, high);
+    if (p.coarse != nullptr && pair) rotate(turn_of(p.coarse, p.fine, seq.position + row, half, column), low, high);
     to[one] = low;
     to[other] = high;
   }

@@ -34,9 +34,12 @@ struct DeviceLimits {
   bool rope_tables = true;  // stages read RopeView's cos and sin
   int64_t max_head_dim = 256;
   int64_t alignment = 64;  // of workspace parts, bytes
-  // Bytes of workspace for pooled tokens and gate vectors, above which the gate goes through the KV heads in several
-  // passes; 0: it never does.
+  // Bytes of workspace for pooled tokens, gate vectors and select's scratch, above which the gate goes through the KV
+  // heads in several passes; 0: it never does.
   int64_t gate_bytes = 0;
+  // Whether project without a matrix works in place: pooled Q then lies where gate Q will.
+  bool project_in_place = false;
+  int64_t pooled_rows = 1;  // rows of pooled K are rounded up to a multiple of it
 };
 
 struct HostAllocator {  // fn pointers of seer_allocator; null = aligned new
@@ -138,6 +141,9 @@ struct BackendFns {
   void (*score)(Device &, Exec &, const ScoreArgs &) = nullptr;
   void (*select)(Device &, Exec &, const SelectArgs &) = nullptr;
   void (*attend)(Device &, Exec &, const AttendArgs &) = nullptr;
+
+  // The four calls of pool and project of a gate at once. Optional: NULL = one after the other.
+  void (*gate_vectors)(Device &, Exec &, const GateVectorArgs &) = nullptr;
 
   // Bytes of workspace that attend wants for calls of these sizes (the tensors' memory is not looked at), and for any
   // part of their sequences. Optional: NULL = none.

@@ -66,22 +66,22 @@ uint64_t attend_scratch(const Device &device, std::span<const Sequence> sequence
   return device.fns->attend_scratch(device, {.sequences = sequences, .block = block, .q = q, .k = k, .v = v});
 }
 
+// For all heads at once; a pass over some of them needs no more.
 uint64_t select_scratch(const Device &device, const Problem &problem, const SelectRule &rule) {
   if (!device.fns->select_scratch) return 0;
-  const int64_t kv_heads = pass_kv_heads(problem, device.limits);
-  const int64_t heads = kv_heads * (problem.q_heads / problem.kv_heads);
   const GateConfig &gate = *problem.gate;
-  SelectArgs args{.sequences = problem.sequences, .block = problem.block, .q_heads = heads, .rule = rule};
-  args.gate.q_heads = heads;
-  args.gate.k_heads = gate.single() ? heads : kv_heads;
+  SelectArgs args{.sequences = problem.sequences, .block = problem.block, .q_heads = problem.q_heads, .rule = rule};
+  args.gate.q_heads = problem.q_heads;
+  args.gate.k_heads = gate.single() ? problem.q_heads : problem.kv_heads;
   args.gate.dim = gate.gate_dim;
   return device.fns->select_scratch(device, args);
 }
 
 Problem prefill_problem(const Device &device, const GateCall &gate, const AttendCall &attend) {
   Problem problem = gate_problem(gate);
+  problem.select_scratch = select_scratch(device, problem, gate.rule);
   problem.scratch = std::max(attend_scratch(device, gate.sequences, gate.config->block_size, gate.q, gate.k, attend.v),
-                             select_scratch(device, problem, gate.rule));
+                             problem.select_scratch);
   problem.own_mask = !gate.mask.words;
   problem.rotate = attend.rope.kind != RopeKind::none;
   return problem;
@@ -262,37 +262,45 @@ struct Pipeline::Impl {
     float *gate_q = at<float>(plan.gate_q);
     float *gate_k = call.cache ? call.cache->gate_k(call.cache_layer) : at<float>(plan.gate_k);
 
-    PoolArgs pool{.sequences = pass.sequences, .side = Side::q, .block = block};
-    pool.x = some_heads(call.q, q_head, q_heads);
-    pool.pool_bits = config.q_pool;
-    pool.pooled = at<float>(plan.pooled_q);
-    pool.rope = pass.token_rope;
-    pool.rotated = some_heads(pass.rotated_q, q_head, q_heads);
-    stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
-    pool.side = Side::k;
-    pool.x = some_heads(call.k, kv_head, kv_heads);
-    pool.pool_bits = config.k_pool;
-    pool.pooled = at<float>(plan.pooled_k);
-    pool.rotated = some_heads(pass.rotated_k, kv_head, kv_heads);
-    stage(exec, unit, [&](Exec &e) { fns.pool(device, e, pool); });
+    GateVectorArgs args;
+    args.pool_q = {.sequences = pass.sequences, .side = Side::q, .block = block};
+    args.pool_q.x = some_heads(call.q, q_head, q_heads);
+    args.pool_q.pool_bits = config.q_pool;
+    args.pool_q.pooled = at<float>(plan.pooled_q);
+    args.pool_k = {.sequences = pass.sequences, .side = Side::k, .block = block};
+    args.pool_k.x = some_heads(call.k, kv_head, kv_heads);
+    args.pool_k.pool_bits = config.k_pool;
+    args.pool_k.pooled = at<float>(plan.pooled_k);
+    args.pool_q.rope = args.pool_k.rope = pass.token_rope;
+    args.pool_q.rotated = some_heads(pass.rotated_q, q_head, q_heads);
+    args.pool_k.rotated = some_heads(pass.rotated_k, kv_head, kv_heads);
 
-    ProjectArgs project{.sequences = pass.sequences, .side = Side::q, .block = block};
-    project.pooled = at<float>(plan.pooled_q);
-    project.pooled_heads = project.gate_heads = q_heads;
-    project.in = head_dim * pool_count(config.q_pool);
-    project.out = config.gate_dim;
-    project.weight = some_heads(call.weights->wq, q_head, q_heads);
-    project.rope = pass.gate_rope;
-    project.gate = gate_q;
-    stage(exec, unit, [&](Exec &e) { fns.project(device, e, project); });
-    project.side = Side::k;
-    project.pooled = at<float>(plan.pooled_k);
-    project.pooled_heads = kv_heads;
-    project.gate_heads = k_weight_heads;
-    project.in = head_dim * pool_count(config.k_pool);
-    project.weight = some_heads(call.weights->wk, config.single() ? q_head : kv_head, k_weight_heads);
-    project.gate = gate_k;
-    stage(exec, unit, [&](Exec &e) { fns.project(device, e, project); });
+    ProjectArgs &project_q = args.project_q, &project_k = args.project_k;
+    project_q = {.sequences = pass.sequences, .side = Side::q, .block = block};
+    project_q.pooled = args.pool_q.pooled;
+    project_q.pooled_heads = project_q.gate_heads = q_heads;
+    project_q.in = head_dim * pool_count(config.q_pool);
+    project_q.out = config.gate_dim;
+    project_q.weight = some_heads(call.weights->wq, q_head, q_heads);
+    project_q.rope = pass.gate_rope;
+    project_q.gate = gate_q;
+    project_k = {.sequences = pass.sequences, .side = Side::k, .block = block};
+    project_k.pooled = args.pool_k.pooled;
+    project_k.pooled_heads = kv_heads;
+    project_k.gate_heads = k_weight_heads;
+    project_k.in = head_dim * pool_count(config.k_pool);
+    project_k.out = config.gate_dim;
+    project_k.weight = some_heads(call.weights->wk, config.single() ? q_head : kv_head, k_weight_heads);
+    project_k.rope = pass.gate_rope;
+    project_k.gate = gate_k;
+    if (fns.gate_vectors) {
+      stage(exec, kGateUnits * unit, [&](Exec &e) { fns.gate_vectors(device, e, args); });
+    } else {
+      stage(exec, unit, [&](Exec &e) { fns.pool(device, e, args.pool_q); });
+      stage(exec, unit, [&](Exec &e) { fns.pool(device, e, args.pool_k); });
+      stage(exec, unit, [&](Exec &e) { fns.project(device, e, project_q); });
+      stage(exec, unit, [&](Exec &e) { fns.project(device, e, project_k); });
+    }
 
     GateVectors vectors{.q = gate_q, .k = gate_k, .q_heads = q_heads, .k_heads = k_weight_heads};
     vectors.dim = config.gate_dim;
@@ -444,7 +452,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   const bool want_mask = call.mask.words || call.mask_bytes.bytes;
   Problem problem = gate_problem(call);
   problem.sequences = sequences;
-  if (want_mask) problem.scratch = select_scratch(impl.device, problem, call.rule);
+  if (want_mask) problem.scratch = problem.select_scratch = select_scratch(impl.device, problem, call.rule);
   const Plan plan = impl.prepare(problem, stats);
   const BlockMaskView mask = problem.own_mask ? impl.own_mask(plan) : call.mask;
   timed.mark(Mark::gate_begin);

@@ -25,13 +25,16 @@ private:
   int64_t alignment_, end_ = 0;
 };
 
+// Pooled Q becomes gate Q where it is.
+bool q_in_place(const GateConfig &gate, const DeviceLimits &limits) { return gate.single() && limits.project_in_place; }
+
 // Floats of pooled tokens and of gate vectors, in the workspace.
 struct GateSizes {
   int64_t pooled_q = 0, pooled_k = 0, gate_q = 0, gate_k = 0;
 };
 
 // For `kv_heads` of a problem's KV heads.
-GateSizes gate_sizes(const Problem &problem, int64_t kv_heads) {
+GateSizes gate_sizes(const Problem &problem, const DeviceLimits &limits, int64_t kv_heads) {
   const GateConfig &gate = *problem.gate;
   int64_t q_rows = 0, k_rows = 0, k_pool_rows = 0;
   for (const Sequence &s : problem.sequences) {
@@ -39,9 +42,11 @@ GateSizes gate_sizes(const Problem &problem, int64_t kv_heads) {
     k_rows += s.k_blocks(problem.block);
     k_pool_rows += s.k_blocks(problem.block) - s.cached_blocks;
   }
+  k_pool_rows = round_up(k_pool_rows, limits.pooled_rows);
   const int64_t q_heads = kv_heads * (problem.q_heads / problem.kv_heads);
   return {
-      .pooled_q = checked_mul(q_rows, q_heads, int64_t{gate.head_dim} * pool_count(gate.q_pool)),
+      .pooled_q =
+          q_in_place(gate, limits) ? 0 : checked_mul(q_rows, q_heads, int64_t{gate.head_dim} * pool_count(gate.q_pool)),
       .pooled_k = checked_mul(k_pool_rows, kv_heads, int64_t{gate.head_dim} * pool_count(gate.k_pool)),
       .gate_q = checked_mul(q_rows, q_heads, int64_t{gate.gate_dim}),
       .gate_k = problem.cached ? 0 : checked_mul(k_rows, gate.single() ? q_heads : kv_heads, int64_t{gate.gate_dim})};
@@ -51,11 +56,12 @@ GateSizes gate_sizes(const Problem &problem, int64_t kv_heads) {
 
 int64_t pass_kv_heads(const Problem &problem, const DeviceLimits &limits) {
   if (!limits.gate_bytes || problem.cached) return problem.kv_heads;
-  const GateSizes one = gate_sizes(problem, 1);
+  const GateSizes one = gate_sizes(problem, limits, 1);
   const int64_t bytes =
       checked_mul(checked_add(checked_add(one.pooled_q, one.pooled_k), checked_add(one.gate_q, one.gate_k)), 4);
   if (bytes == 0) return problem.kv_heads;
-  const int64_t most = std::clamp<int64_t>(limits.gate_bytes / bytes, 1, problem.kv_heads);
+  const int64_t most =
+      std::clamp<int64_t>((limits.gate_bytes - int64_t(problem.select_scratch)) / bytes, 1, problem.kv_heads);
   return ceil_div(problem.kv_heads, ceil_div(problem.kv_heads, most));  // passes of one size, or nearly
 }
 
@@ -78,10 +84,11 @@ Plan make_plan(const Problem &problem, const DeviceLimits &limits) {
   plan.stats = layout.add(sizeof(SelectStats), 1);
   if (problem.gate) {
     plan.pass_kv_heads = pass_kv_heads(problem, limits);
-    const GateSizes sizes = gate_sizes(problem, plan.pass_kv_heads);
+    const GateSizes sizes = gate_sizes(problem, limits, plan.pass_kv_heads);
     plan.pooled_q = layout.add(4, sizes.pooled_q);
     plan.pooled_k = layout.add(4, sizes.pooled_k);
     plan.gate_q = layout.add(4, sizes.gate_q);
+    if (q_in_place(*problem.gate, limits)) plan.pooled_q = plan.gate_q;
     if (!problem.cached) plan.gate_k = layout.add(4, sizes.gate_k);
   }
   if (problem.own_mask) plan.mask = layout.add(4, problem.q_heads, plan.q_rows, plan.mask_row_words);

@@ -19,6 +19,7 @@ struct Problem {
   bool own_mask = false;             // the mask goes to the workspace, not to the caller
   bool cached = false;               // gate K lives in a gate cache
   uint64_t scratch = 0;              // bytes the backend's select and attend, one after the other, ask for
+  uint64_t select_scratch = 0;       // those of select
 };
 
 struct Region {

@@ -95,6 +95,12 @@ struct ProjectArgs {
   float *gate = nullptr;
 };
 
+// pool and project of both sides, one after the other. What `pooled` holds afterwards is the backend's own business.
+struct GateVectorArgs {
+  PoolArgs pool_q, pool_k;
+  ProjectArgs project_q, project_k;
+};
+
 // Gate vectors ready to be compared.
 struct GateVectors {
   const float *q = nullptr, *k = nullptr;  // [row][heads][dim]

@@ -79,6 +79,12 @@ void stage(Device &device, Exec &exec, const Args &args) {
   kRun(cu(device), exec, args);
   cu(device).recorder->stage_done(kStageNames[int(kStage)]);
 }
+// As the stages that it takes the place of.
+void gate_vectors(Device &device, Exec &exec, const GateVectorArgs &args) {
+  exec.check_cancelled();
+  const Current current(*cu(device).gpu);
+  cuda::gate_vectors(cu(device), exec, args);
+}
 uint64_t select_scratch(const Device &device, const SelectArgs &args) { return cuda::select_scratch(cu(device), args); }
 uint64_t attend_scratch(const Device &device, const AttendArgs &args) { return cuda::attend_scratch(cu(device), args); }
 
@@ -124,6 +130,7 @@ const BackendFns kFns = {
     .score = stage<Stage::score, cuda::score, ScoreArgs>,
     .select = stage<Stage::select, cuda::select, SelectArgs>,
     .attend = stage<Stage::attend, cuda::attend, AttendArgs>,
+    .gate_vectors = gate_vectors,
     .attend_scratch = attend_scratch,
     .select_scratch = select_scratch,
     .pack_mask = stage<Stage::mask, cuda::pack_mask, MaskBytesArgs>,

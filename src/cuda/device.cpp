@@ -5,13 +5,14 @@
 #include <cstring>
 
 #include "../../cuda/launch.h"
+#include "../../cuda/launch_gate.h"
 
 namespace seer::cuda {
 
 namespace {
 
 // With the mask, 64 MB of workspace beside the rotated copies for 32 query heads and 128k tokens.
-constexpr int64_t kGateBytes = int64_t{40} << 20;
+constexpr int64_t kGateBytes = int64_t{47} << 20;
 
 }  // namespace
 
@@ -151,6 +152,8 @@ CudaDevice::CudaDevice(std::shared_ptr<Gpu> opened, const DeviceParams &params)
   limits.attend_rotates_q = true;
   limits.rope_tables = false;
   limits.gate_bytes = kGateBytes;
+  limits.project_in_place = true;
+  limits.pooled_rows = kTermRows;
   if (const char *mb = std::getenv("SEER_CUDA_GATE_MB")) limits.gate_bytes = std::atoll(mb) << 20;
   try {
     recorder = std::make_unique<Recorder>(*this);

@@ -6,6 +6,7 @@ namespace seer::cuda {
 
 void pool(CudaDevice &device, Exec &exec, const PoolArgs &args);
 void project(CudaDevice &device, Exec &exec, const ProjectArgs &args);
+void gate_vectors(CudaDevice &device, Exec &exec, const GateVectorArgs &args);
 void score(CudaDevice &device, Exec &exec, const ScoreArgs &args);
 void select(CudaDevice &device, Exec &exec, const SelectArgs &args);
 void attend(CudaDevice &device, Exec &exec, const AttendArgs &args);

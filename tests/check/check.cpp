@@ -241,6 +241,7 @@ int main(int argc, char **argv) {
   Checker checker(options, std::move(targets));
   check_pool(checker);
   check_project(checker);
+  check_vectors(checker);
   check_score(checker);
   check_select(checker);
   check_attend(checker);

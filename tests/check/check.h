@@ -118,6 +118,7 @@ constexpr Layout layouts[] = {Layout::packed, Layout::padded, Layout::swapped};
 // The stages.
 void check_pool(Checker &);
 void check_project(Checker &);
+void check_vectors(Checker &);
 void check_score(Checker &);
 void check_select(Checker &);
 void check_attend(Checker &);

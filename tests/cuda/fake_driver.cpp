@@ -381,7 +381,7 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
             fake::Launch &at = d().launched[index];
             at.attend_sequences = copy_of(l.attend.sequence, l.attend.sequences);
             if (l.attend80.sequence) at.attend_sequences = copy_of(l.attend80.sequence, l.attend80.sequences);
-            at.pool_sequences = copy_of(l.pool.sequence, l.pool.sequences);
+            at.pool_sequences = copy_of(l.pool.side[0].sequence, l.pool.side[0].sequences);
             if (l.attend.clocks) l.attend.clocks[0] += 1500000, l.attend.clocks[1] += 1000000;
           }});
   return CUDA_SUCCESS;

@@ -107,21 +107,21 @@ TEST_CASE("attend: RoPE of q is its own, k has a rotated copy") {
     const auto pools = launches("pool_"), all = launches("attend_");
     REQUIRE(pools.size() == 1);
     REQUIRE(all.size() == 2);
-    CHECK(pools[0].pool.x == a.k.address);
+    CHECK(pools[0].pool.side[0].x == a.k.address);
     if (!std::strcmp(tier, "sm90")) {
       CHECK(all[0].attend.coarse == nullptr);
-      CHECK(all[1].attend.coarse == pools[0].pool.coarse);
-      CHECK(all[1].attend.fine == pools[0].pool.fine);
+      CHECK(all[1].attend.coarse == pools[0].pool.side[0].coarse);
+      CHECK(all[1].attend.fine == pools[0].pool.side[0].fine);
       const auto maps = fake::control().maps();
       REQUIRE(maps.size() == 6);
       CHECK(maps[3].address == a.q.address);
-      CHECK(maps[4].address == pools[0].pool.rotated);
+      CHECK(maps[4].address == pools[0].pool.side[0].rotated);
     } else {
       CHECK(all[0].attend80.coarse == nullptr);
-      CHECK(all[1].attend80.coarse == pools[0].pool.coarse);
-      CHECK(all[1].attend80.fine == pools[0].pool.fine);
+      CHECK(all[1].attend80.coarse == pools[0].pool.side[0].coarse);
+      CHECK(all[1].attend80.fine == pools[0].pool.side[0].fine);
       CHECK(all[1].attend80.q == a.q.address);
-      CHECK(all[1].attend80.k == pools[0].pool.rotated);
+      CHECK(all[1].attend80.k == pools[0].pool.side[0].rotated);
     }
   }
 }
@@ -353,7 +353,7 @@ TEST_CASE("a capture: no waits, nothing from host memory, nothing reused") {
   Attention longer(2, 1000, 1000);
   rotate(longer.desc);
   REQUIRE(run(context, longer.desc) == SEER_OK);
-  const seer::cuda::PoolParams pool = launches("pool_").front().pool;
+  const seer::cuda::PoolSide pool = launches("pool_").front().pool.side[0];
   uint64_t value = 0;
   std::memcpy(&value, pool.coarse, sizeof value);  // the address sanitizer watches these
   std::memcpy(&value, captured[0].attend.sequence, sizeof value);
