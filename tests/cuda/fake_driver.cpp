@@ -328,7 +328,7 @@ EXPORT CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
   ENTER("cuFuncSetAttribute");
   return CUDA_SUCCESS;
 }
-EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, uint32_t, void *address,
+EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, uint32_t rank, void *address,
                                        const uint64_t *extent, const uint64_t *stride, const uint32_t *box,
                                        const uint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
                                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
@@ -338,13 +338,15 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
   fake::Map m;
   m.type = type;
   m.address = address;
-  std::memcpy(m.extent, extent, sizeof m.extent);
-  std::memcpy(m.stride, stride, sizeof m.stride);
-  std::memcpy(m.box, box, sizeof m.box);
-  for (uint64_t s : m.stride)
-    if (s % 16 != 0 || s >= uint64_t{1} << 40) return CUDA_ERROR_INVALID_VALUE;
-  for (uint64_t e : m.extent)
-    if (e == 0 || e > uint64_t{1} << 32) return CUDA_ERROR_INVALID_VALUE;
+  if (rank < 1 || rank > std::size(m.extent)) return CUDA_ERROR_INVALID_VALUE;
+  for (uint32_t i = 0; i < rank; ++i) {
+    m.extent[i] = extent[i];
+    m.box[i] = box[i];
+    if (extent[i] == 0 || extent[i] > uint64_t{1} << 32) return CUDA_ERROR_INVALID_VALUE;
+    if (i + 1 == rank) break;  // the innermost stride is not given
+    m.stride[i] = stride[i];
+    if (stride[i] % 16 != 0 || stride[i] >= uint64_t{1} << 40) return CUDA_ERROR_INVALID_VALUE;
+  }
   d().mapped.push_back(m);
   return CUDA_SUCCESS;
 }
