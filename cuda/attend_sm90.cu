@@ -333,7 +333,7 @@ struct Consumer {
       next_item(rotation, it + 1, thread);
       if (item.group[g].row >= 0 && (item.parts == 1 || gather<C>(sm, p, item, g, o, softmax, thread)))
         store_rows<C>(p, item, g, o, softmax, thread);
-      __syncwarp();  // all lanes have read the item
+      __syncwarp();                                                // all lanes have read the item
       if ((thread & 31) == 31) barrier_arrive(&sm.item_empty[b]);  // racecheck knows of the last lane's reads alone
     }
   }

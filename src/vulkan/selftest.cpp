@@ -415,7 +415,8 @@ void self_test(VulkanDevice &device) {
     gpu.test_fingerprint = tested;
   }
   // What select goes by (select_coopmat.h).
-  if (const std::optional<CoopShape> shape = select_shape(gpu.caps)) coop_layout(device, *shape, gpu.caps.subgroup_size);
+  if (const std::optional<CoopShape> shape = select_shape(gpu.caps))
+    coop_layout(device, *shape, gpu.caps.subgroup_size);
   gpu.self_tested = true;
 }
 
