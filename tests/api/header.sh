@@ -9,7 +9,7 @@ trap 'rm -rf "$directory"' EXIT
 structs="seer_device_info seer_allocator seer_context_params seer_load_params seer_gate_config seer_gate_weights
   seer_gate_cache_params seer_prefill_desc seer_gate_desc seer_select_desc seer_attention_desc seer_submit seer_stats
   seer_vulkan_import seer_vulkan_plan_params seer_vulkan_plan_info seer_vulkan_recording
-  seer_vulkan_external"
+  seer_vulkan_external seer_vulkan_host_memory"
 
 # Every growable struct with its initialiser; a struct that this list forgets is found below.
 {
