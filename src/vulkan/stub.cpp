@@ -35,6 +35,7 @@ std::shared_ptr<const Memory> borrow(Device &, uint64_t, uint64_t) { return null
 BufferRange range_of(const Device &, const Memory &) { return {}; }
 Memory share_memory(Device &, uint64_t, External &) { return {}; }
 Memory take_memory(Device &, const External &) { return {}; }
+Memory host_memory(Device &, void *, uint64_t) { return {}; }
 void check_semaphores(const Device &) { fail(Status::unsupported, "backend vulkan is not part of this build"); }
 void wait_semaphores(Device &, const std::vector<Semaphore> &) {}
 void signal_semaphores(Device &, const std::vector<Semaphore> &) {}
