@@ -67,6 +67,9 @@ private:
   bool printed_header_ = false;
 };
 
+// From now on, a crash names the function that ran and its target.
+void blame_crashes();
+
 // Bytes on a device, freed at the end.
 class DeviceCopy {
 public:
