@@ -34,10 +34,6 @@ Submission submission(const seer_submit *submit, const Context &context) {
   return s;
 }
 
-std::shared_ptr<ChunkCache> optional_cache(const seer_gate_cache *cache) {
-  return cache ? get(cache, "desc.cache") : nullptr;
-}
-
 // Submits by `start`, which returns the ticket, and waits if so wanted.
 template <class Start>
 seer_status compute(seer_context *ctx, const seer_submit *submit, seer_ticket *ticket, Start start) {
@@ -94,7 +90,7 @@ seer_status seer_prefill(seer_context *ctx, const seer_model *model, int32_t lay
     const seer_prefill_desc in = read_struct(desc, "desc");
     Context::Pins pins;
     const PrefillDesc d = prefill_desc(in, context, pins);
-    return context.prefill(gates, layer, d, optional_cache(in.cache), std::move(pins), std::move(options));
+    return context.prefill(gates, layer, d, cache_of(in), std::move(pins), std::move(options));
   });
 }
 
@@ -105,7 +101,7 @@ seer_status seer_gate(seer_context *ctx, const seer_model *model, int32_t layer,
     const seer_gate_desc in = read_struct(desc, "desc");
     Context::Pins pins;
     const GateDesc d = gate_desc(in, context, pins);
-    return context.gate(gates, layer, d, optional_cache(in.cache), std::move(pins), std::move(options));
+    return context.gate(gates, layer, d, cache_of(in), std::move(pins), std::move(options));
   });
 }
 
@@ -138,7 +134,7 @@ seer_status seer_prefill_workspace(seer_context *ctx, const seer_model *model, c
     const seer_prefill_desc in = read_struct(desc, "desc");
     Context::Pins pins;
     const PrefillDesc d = prefill_desc(in, *context, pins);
-    *bytes = context->prefill_workspace(*gates, d, optional_cache(in.cache).get());
+    *bytes = context->prefill_workspace(*gates, d, cache_of(in).get());
   });
 }
 

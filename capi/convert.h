@@ -62,6 +62,12 @@ GateDesc gate_desc(const seer_gate_desc &in, const Context &context, Context::Pi
 SelectDesc select_desc(const seer_select_desc &in, const Context &context, Context::Pins &pins);
 AttentionDesc attention_desc(const seer_attention_desc &in, const Context &context, Context::Pins &pins);
 
+// The gate cache of one, or null.
+template <class In>
+std::shared_ptr<ChunkCache> cache_of(const In &in, const char *name = "desc.cache") {
+  return in.cache ? get(in.cache, name) : nullptr;
+}
+
 HostAllocator host_allocator(const seer_allocator &in);
 ContextParams context_params(const seer_context_params *params);  // NULL = defaults
 

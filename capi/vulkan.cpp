@@ -90,7 +90,8 @@ std::pair<std::shared_ptr<Context>, std::vector<vulkan::Semaphore>> semaphore_ca
   return {std::move(context), std::move(semaphores)};
 }
 
-// What the four plans have in common. `desc` is taken as the call that executes would take it.
+// What the four plans have in common. make_desc(context, pins, cache) takes the description as the call that executes
+// would take it.
 template <class MakeDesc>
 seer_status make_plan(seer_context *ctx, const seer_model *model, bool has_model, const seer_vulkan_plan_params *params,
                       seer_vulkan_plan **out, MakeDesc make_desc) {
@@ -110,7 +111,9 @@ seer_status make_plan(seer_context *ctx, const seer_model *model, bool has_model
       part_flops = in.part_flops;
     }
     Context::Pins pins;
-    *out = make_handle<seer_vulkan_plan>(VulkanPlan::make(context, gates, make_desc(*context, pins), part_flops));
+    std::shared_ptr<ChunkCache> cache;
+    const vulkan::PlannedDesc desc = make_desc(*context, pins, cache);
+    *out = make_handle<seer_vulkan_plan>(VulkanPlan::make(context, gates, desc, cache, part_flops));
   });
 }
 
@@ -133,8 +136,6 @@ Desc without_memory(const Desc &in) {
   if constexpr (requires { desc.lse; }) desc.lse = without_memory(in.lse);
   if constexpr (requires { desc.scores; }) desc.scores = without_memory(in.scores);
   if constexpr (requires { desc.mask; }) desc.mask = without_memory(in.mask);
-  if constexpr (requires { desc.cache; })
-    SEER_REQUIRE(!desc.cache, Status::unsupported, "desc.cache is set; recorded calls pool K whole");
   return desc;
 }
 
@@ -314,28 +315,32 @@ seer_status seer_vulkan_buffer_import_host(seer_context *ctx, const seer_vulkan_
 
 seer_status seer_vulkan_plan_prefill(seer_context *ctx, const seer_model *model, const seer_prefill_desc *desc,
                                      const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
-  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins) {
-    return prefill_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins, auto &cache) {
+    const seer_prefill_desc in = without_memory(read_struct(desc, "desc"));
+    cache = cache_of(in);
+    return prefill_desc(in, context, pins);
   });
 }
 
 seer_status seer_vulkan_plan_gate(seer_context *ctx, const seer_model *model, const seer_gate_desc *desc,
                                   const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
-  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins) {
-    return gate_desc(without_memory(read_struct(desc, "desc")), context, pins);
+  return make_plan(ctx, model, true, params, out, [&](Context &context, Context::Pins &pins, auto &cache) {
+    const seer_gate_desc in = without_memory(read_struct(desc, "desc"));
+    cache = cache_of(in);
+    return gate_desc(in, context, pins);
   });
 }
 
 seer_status seer_vulkan_plan_select(seer_context *ctx, const seer_select_desc *desc,
                                     const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
-  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins) {
+  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins, auto &) {
     return select_desc(without_memory(read_struct(desc, "desc")), context, pins);
   });
 }
 
 seer_status seer_vulkan_plan_attention(seer_context *ctx, const seer_attention_desc *desc,
                                        const seer_vulkan_plan_params *params, seer_vulkan_plan **out) {
-  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins) {
+  return make_plan(ctx, nullptr, false, params, out, [&](Context &context, Context::Pins &pins, auto &) {
     return attention_desc(without_memory(read_struct(desc, "desc")), context, pins);
   });
 }
@@ -375,12 +380,25 @@ seer_status seer_vulkan_record(seer_vulkan_plan *plan, const seer_vulkan_recordi
                  .lse = tensor(in.lse, "lse", context, pins),
                  .scores = tensor(in.scores, "scores", context, pins),
                  .mask = tensor(in.mask, "mask", context, pins)};
+    r.cache = cache_of(in, "recording.cache");
     r.workspace = buffer_range(in.workspace);
     r.stats = buffer_range(in.stats);
     r.descriptor_pool = in.descriptor_pool;
     r.first_part = in.first_part;
     r.parts = in.part_count;
     object->record(r);
+  });
+}
+
+seer_status seer_vulkan_gate_cache_extend(seer_gate_cache *cache, int32_t layer, int32_t sequence, int64_t tokens) {
+  return entry([&] {
+    const auto object = get(cache, "cache");
+    const Context &context = object->context();
+    context.check_usable();
+    require_vulkan(context, "command buffers");
+    SEER_REQUIRE(vulkan::is_imported(context.device()), Status::unsupported,
+                 "the context made a VkDevice of its own; there are no command buffers of it that fill a cache");
+    ChunkCache::extend(object, layer, sequence, tokens);
   });
 }
 

@@ -229,19 +229,12 @@ void check_host(const SubmitOptions &options, const std::vector<HostTensor> &hos
                host.size());
 }
 
-void check_cache(const Context &context, const Model &model, const ChunkCache *cache) {
-  if (!cache) return;
-  // A cache's calls are ordered by one queue, and its vectors are those of one model's weights.
-  SEER_REQUIRE(&cache->context() == &context, Status::bad_handle, "cache belongs to another context");
-  SEER_REQUIRE(&cache->model() == &model, Status::bad_handle, "cache was made for another model");
-}
-
 }  // namespace
 
 uint64_t Context::prefill(const std::shared_ptr<const Model> &model, int32_t layer, const PrefillDesc &desc,
                           const std::shared_ptr<ChunkCache> &cache, Pins pins, SubmitOptions options) {
   check_device(*this, model->context(), "model");
-  check_cache(*this, *model, cache.get());
+  if (cache) cache->check_owners(*this, *model);
   const int32_t index = model->index(layer);
   auto call = std::make_shared<PrefillCall>(check_prefill(*device_, model->gates().config, desc, cache != nullptr));
   check_host(options, call->gate.host);
@@ -262,7 +255,7 @@ uint64_t Context::prefill(const std::shared_ptr<const Model> &model, int32_t lay
 uint64_t Context::gate(const std::shared_ptr<const Model> &model, int32_t layer, const GateDesc &desc,
                        const std::shared_ptr<ChunkCache> &cache, Pins pins, SubmitOptions options) {
   check_device(*this, model->context(), "model");
-  check_cache(*this, *model, cache.get());
+  if (cache) cache->check_owners(*this, *model);
   const int32_t index = model->index(layer);
   auto call = std::make_shared<GateCall>(check_gate(*device_, model->gates().config, desc, cache != nullptr));
   check_host(options, call->host);
@@ -335,7 +328,7 @@ uint64_t Context::attention(const AttentionDesc &desc, Pins pins, SubmitOptions 
 
 uint64_t Context::prefill_workspace(const Model &model, const PrefillDesc &desc, ChunkCache *cache) const {
   check_device(*this, model.context(), "model");
-  check_cache(*this, model, cache);
+  if (cache) cache->check_owners(*this, model);
   PrefillCall call = check_prefill_sizes(*device_, model.gates().config, desc, cache != nullptr);
   if (cache) {
     std::lock_guard lock(cache->mutex_);
@@ -476,22 +469,57 @@ int64_t ChunkCache::length(int32_t layer, int32_t sequence) const {
   return promised_[size_t(index)][size_t(sequence)] * block_;
 }
 
-void ChunkCache::truncate(const std::shared_ptr<ChunkCache> &self, int32_t sequence, int64_t tokens) {
-  SEER_REQUIRE(sequence >= -1 && sequence < self->cache_.sequences(), Status::invalid_argument,
-               "sequence is %d; expected -1 for all, or 0 to %d", int(sequence), int(self->cache_.sequences()) - 1);
-  SEER_REQUIRE(tokens >= 0, Status::invalid_argument, "tokens is %lld; expected at least 0", ll(tokens));
-  const int64_t blocks = tokens / self->block_;
+void ChunkCache::check_sequence_index(int32_t sequence) const {
+  SEER_REQUIRE(sequence >= -1 && sequence < cache_.sequences(), Status::invalid_argument,
+               "sequence is %d; expected -1 for all, or 0 to %d", int(sequence), int(cache_.sequences()) - 1);
+}
+
+// The cache's own lengths when the queue comes to it, the promised ones now.
+void ChunkCache::change(const std::shared_ptr<ChunkCache> &self, const GateCache::Change &wanted) {
   const auto in_flight = std::make_shared<InFlight>(self);  // goes after the lock
   std::lock_guard order(self->context_->order_mutex_);
   std::lock_guard lock(self->mutex_);
-  self->context_->submit([in_flight, sequence, blocks](
-                             Pipeline &, Exec &, CallStats &) { in_flight->cache->cache_.truncate(sequence, blocks); },
-                         0, {});
-  for (auto &layer : self->promised_)
-    for (size_t s = 0; s < layer.size(); s++)
-      if (sequence < 0 || size_t(sequence) == s) layer[s] = std::min(layer[s], blocks);
+  self->context_->submit(
+      [in_flight, wanted](Pipeline &, Exec &, CallStats &) { in_flight->cache->cache_.change(wanted); }, 0, {});
+  wanted(self->promised_);
   self->in_flight_++;
   in_flight->promised = true;
+}
+
+void ChunkCache::truncate(const std::shared_ptr<ChunkCache> &self, int32_t sequence, int64_t tokens) {
+  self->check_sequence_index(sequence);
+  SEER_REQUIRE(tokens >= 0, Status::invalid_argument, "tokens is %lld; expected at least 0", ll(tokens));
+  change(self, [sequence, blocks = tokens / self->block_](GateCache::Lengths &lengths) {
+    for (auto &layer : lengths)
+      for (size_t s = 0; s < layer.size(); s++)
+        if (sequence < 0 || size_t(sequence) == s) layer[s] = std::min(layer[s], blocks);
+  });
+}
+
+void ChunkCache::extend(const std::shared_ptr<ChunkCache> &self, int32_t layer, int32_t sequence, int64_t tokens) {
+  const auto index = size_t(self->model_->index(layer));
+  self->check_sequence_index(sequence);
+  SEER_REQUIRE(tokens >= 0, Status::invalid_argument, "tokens is %lld; expected at least 0", ll(tokens));
+  SEER_REQUIRE(tokens <= self->max_tokens_, Status::cache_state, "tokens is %lld; the cache was made for %lld",
+               ll(tokens), ll(self->max_tokens_));
+  change(self, [index, sequence, blocks = tokens / self->block_](GateCache::Lengths &lengths) {
+    std::vector<int64_t> &of_layer = lengths[index];
+    for (size_t s = 0; s < of_layer.size(); s++)
+      if (sequence < 0 || size_t(sequence) == s) of_layer[s] = std::max(of_layer[s], blocks);
+  });
+}
+
+void ChunkCache::check_owners(const Context &context, const Model &model) const {
+  // A cache's calls are ordered by one queue, and its vectors are those of one model's weights.
+  SEER_REQUIRE(context_.get() == &context, Status::bad_handle, "cache belongs to another context");
+  SEER_REQUIRE(model_.get() == &model, Status::bad_handle, "cache was made for another model");
+}
+
+void ChunkCache::serve_recorded(GateCall &call, int32_t layer_index) {
+  check_sequences(call);
+  call.cache = &cache_;
+  call.cache_layer = layer_index;
+  call.recorded = true;
 }
 
 void ChunkCache::check_sequences(const GateCall &call) const {

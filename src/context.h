@@ -171,8 +171,17 @@ public:
   Context &context() const { return *context_; }
   const Model &model() const { return *model_; }
   int64_t length(int32_t layer, int32_t sequence) const;  // tokens; layer as the model numbers it
-  // `self` keeps the cache until the queue has done it.
+  // `self` keeps the cache until the queue has done it. Blocks that lie in the first `tokens` tokens, of a sequence or
+  // (-1) of all: the others are forgotten, or these are there now, by work that was recorded.
   static void truncate(const std::shared_ptr<ChunkCache> &self, int32_t sequence, int64_t tokens);
+  static void extend(const std::shared_ptr<ChunkCache> &self, int32_t layer, int32_t sequence, int64_t tokens);
+
+  int32_t sequences() const { return cache_.sequences(); }
+  int64_t max_tokens() const { return max_tokens_; }
+  // Throws unless it serves calls of this context and model.
+  void check_owners(const Context &context, const Model &model) const;
+  // Gives the cache to a call that is recorded, whatever its lengths are. Throws if the call does not fit. Thread-safe.
+  void serve_recorded(GateCall &call, int32_t layer_index);
 
 private:
   friend class Context;
@@ -181,6 +190,8 @@ private:
   // covered already.
   void check(const GateCall &call) const;
   void check_sequences(const GateCall &call) const;
+  void check_sequence_index(int32_t sequence) const;
+  static void change(const std::shared_ptr<ChunkCache> &self, const GateCache::Change &wanted);
   void promise(const GateCall &call) noexcept;
   void settle(const bool &promised) noexcept;  // one call less in flight; takes the mutex, which guards `promised`
 
@@ -189,7 +200,7 @@ private:
   int64_t block_, max_tokens_;
   GateCache cache_;
   mutable std::mutex mutex_;  // held while a call is checked, submitted and promised, so that settle comes after
-  std::vector<std::vector<int64_t>> promised_;  // blocks, [layer][sequence]
+  GateCache::Lengths promised_;
   int64_t in_flight_ = 0;
 };
 

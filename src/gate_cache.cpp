@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "checked.h"
 #include "pipeline.h"
 
@@ -33,11 +31,9 @@ void GateCache::set_blocks(int32_t layer, int32_t sequence, int64_t blocks) {
   blocks_[size_t(layer)][size_t(sequence)] = blocks;
 }
 
-void GateCache::truncate(int32_t sequence, int64_t blocks) {
+void GateCache::change(const Change &wanted) {
   std::lock_guard lock(mutex_);
-  for (auto &layer : blocks_)
-    for (int32_t s = 0; s < sequences_; s++)
-      if (sequence < 0 || s == sequence) layer[size_t(s)] = std::min(layer[size_t(s)], blocks);
+  wanted(blocks_);
 }
 
 }  // namespace seer

@@ -25,14 +25,17 @@ int64_t total_q_blocks(std::span<const Sequence> sequences, int64_t block) {
 int64_t rope_length(const Sequence &s) { return std::max(s.total_len, s.k_len); }
 
 // Rows of the gate's vectors in workspace and cache.
-void assign_rows(std::vector<Sequence> &sequences, int64_t block, const GateCache *cache, int32_t cache_layer) {
+void assign_rows(std::vector<Sequence> &sequences, const GateCall &call) {
+  const GateCache *cache = call.cache;
+  const int64_t block = call.config->block_size;
   int64_t q_row = 0, k_row = 0, k_pool_row = 0;
   for (size_t i = 0; i < sequences.size(); i++) {
     Sequence &s = sequences[i];
     const int64_t k_blocks = s.k_blocks(block);
     if (cache) {
       // A block counts as cached only while all of it lies within this call's keys.
-      s.cached_blocks = std::min(cache->blocks(cache_layer, int32_t(i)), s.k_len / block);
+      const int64_t covered = call.recorded ? s.offset() / block : cache->blocks(call.cache_layer, int32_t(i));
+      s.cached_blocks = std::min(covered, s.k_len / block);
       SEER_REQUIRE(k_blocks <= cache->max_blocks(), Status::cache_state,
                    "sequence %zu has %lld key blocks; the gate cache holds %lld", i, (long long)k_blocks,
                    (long long)cache->max_blocks());
@@ -395,7 +398,7 @@ struct Pipeline::Impl {
   }
 
   static void commit_cache(const GateCall &call, const std::vector<Sequence> &sequences) {
-    if (!call.cache) return;
+    if (!call.cache || call.recorded) return;
     for (size_t i = 0; i < sequences.size(); i++)
       call.cache->set_blocks(call.cache_layer, int32_t(i), sequences[i].k_len / call.config->block_size);
   }
@@ -412,7 +415,7 @@ void Pipeline::prefill(Exec &exec, const GateCall &gate, const AttendCall &atten
   TimedCall timed(impl.device, exec, stats);
   std::vector<Sequence> sequences = gate.sequences;
   const int64_t block = gate.config->block_size;
-  assign_rows(sequences, block, gate.cache, gate.cache_layer);
+  assign_rows(sequences, gate);
   Problem problem = prefill_problem(impl.device, gate, attend);
   problem.sequences = sequences;
   const Plan plan = impl.prepare(problem, stats);
@@ -448,7 +451,7 @@ void Pipeline::gate(Exec &exec, const GateCall &call, CallStats &stats) {
   TimedCall timed(impl.device, exec, stats);
   std::vector<Sequence> sequences = call.sequences;
   const int64_t block = call.config->block_size;
-  assign_rows(sequences, block, call.cache, call.cache_layer);
+  assign_rows(sequences, call);
   const bool want_mask = call.mask.words || call.mask_bytes.bytes;
   Problem problem = gate_problem(call);
   problem.sequences = sequences;
@@ -541,7 +544,7 @@ void Pipeline::attend(Exec &exec, const AttendCall &call, CallStats &stats) {
 
 uint64_t Pipeline::prefill_workspace(const Device &device, const GateCall &gate, const AttendCall &attend) {
   std::vector<Sequence> sequences = gate.sequences;
-  assign_rows(sequences, gate.config->block_size, gate.cache, gate.cache_layer);
+  assign_rows(sequences, gate);
   Problem problem = prefill_problem(device, gate, attend);
   problem.sequences = sequences;
   return make_plan(problem, device.limits).workspace_bytes;

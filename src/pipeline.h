@@ -1,6 +1,7 @@
 // The pipeline: the only place that knows the order of the stages.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <vector>
 
@@ -30,7 +31,9 @@ public:
   // work will leave, which callers ask for, is kept by ChunkCache in context.h.)
   int64_t blocks(int32_t layer, int32_t sequence) const;
   void set_blocks(int32_t layer, int32_t sequence, int64_t blocks);
-  void truncate(int32_t sequence /* -1 = all */, int64_t blocks);
+  using Lengths = std::vector<std::vector<int64_t>>;  // blocks, [layer][sequence]
+  using Change = std::function<void(Lengths &)>;
+  void change(const Change &wanted);
 
 private:
   Device &device_;
@@ -39,7 +42,7 @@ private:
   int64_t max_blocks_;
   std::vector<Memory> memory_;  // per layer
   mutable std::mutex mutex_;
-  std::vector<std::vector<int64_t>> blocks_;  // [layer][sequence]
+  Lengths blocks_;
 };
 
 enum class TensorRole { q, k, v, out, lse, scores, mask };
@@ -70,7 +73,10 @@ struct GateCall {
   SelectRule rule;                 // method not model
   RopeConfig rope;                 // of the gate; kind none = no rotation
   GateCache *cache = nullptr;
-  int32_t cache_layer = 0;       // index into the cache
+  int32_t cache_layer = 0;  // index into the cache
+  // A call that is recorded, to run at any time: what lies before its chunk is in the cache, whatever the cache's
+  // lengths say, and they stay.
+  bool recorded = false;
   std::vector<HostTensor> host;  // of a prefill, its attention's too. Not looked at by the pipeline
 };
 

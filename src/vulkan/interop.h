@@ -81,6 +81,7 @@ struct Recording {
   void *commands = nullptr;  // VkCommandBuffer
   int32_t layer = 0;         // as the model numbers it
   TensorSet tensors;
+  std::shared_ptr<ChunkCache> cache;  // of a plan with one
   BufferRange workspace, stats;
   uint64_t descriptor_pool = 0;        // VkDescriptorPool; where the device has no push descriptors
   uint32_t first_part = 0, parts = 0;  // 0 = all from the first
@@ -92,10 +93,10 @@ using PlannedDesc = std::variant<PrefillDesc, GateDesc, SelectDesc, AttentionDes
 // Thread-safe; recordings of one plan take turns. Used by command buffers, so it outlives their execution.
 class Plan {
 public:
-  // Takes the sizes of the tensors, not their memory. model null: of select and attention. Blocks: submits a job to the
-  // context's queue. part_flops: what a part may have, 0 = all.
+  // Takes the sizes of the tensors and of the cache (null = none), not their memory. model null: of select and
+  // attention. Blocks: submits a job to the context's queue. part_flops: what a part may have, 0 = all.
   static std::shared_ptr<Plan> make(std::shared_ptr<Context> context, std::shared_ptr<const Model> model,
-                                    PlannedDesc desc, double part_flops);
+                                    PlannedDesc desc, std::shared_ptr<ChunkCache> cache, double part_flops);
   virtual ~Plan() = default;
 
   virtual void record(const Recording &recording) = 0;

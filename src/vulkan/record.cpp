@@ -95,8 +95,13 @@ private:
 
 class VulkanPlan final : public Plan {
 public:
-  VulkanPlan(std::shared_ptr<Context> context, std::shared_ptr<const Model> model, PlannedDesc desc, double part_flops)
+  VulkanPlan(std::shared_ptr<Context> context, std::shared_ptr<const Model> model, PlannedDesc desc,
+             const ChunkCache *cache, double part_flops)
       : Plan(std::move(context)), model_(std::move(model)), desc_(desc), part_flops_(part_flops) {
+    if (cache) {
+      cache_sequences_ = cache->sequences();
+      cache_tokens_ = cache->max_tokens();
+    }
     std::visit(
         [&](auto &d) {
           arrays_.own(d.sequences);
@@ -108,23 +113,26 @@ public:
     if (device_) free_host_buffer(*device_->gpu, absent_);
   }
 
-  void prepare(VulkanDevice &device);  // on the queue's thread
+  void prepare(VulkanDevice &device, ChunkCache *cache);  // on the queue's thread
   void record(const Recording &recording) override;
 
 private:
-  void run(PlannedDesc desc, int32_t layer_index);
+  void run(PlannedDesc desc, int32_t layer_index, ChunkCache *cache);
   Target target() const {
     Target t;
     t.absent = absent_.buffer;
     t.part_flops = part_flops_;
     return t;
   }
-  void make_tables_and_kernels();
+  void make_tables_and_kernels(ChunkCache *cache);
+  void check_cache(const ChunkCache *cache) const;
   void check_workspace(const BufferRange &workspace, const std::vector<NamedTensor> &tensors) const;
 
   const std::shared_ptr<const Model> model_;
   PlannedDesc desc_;
   OwnedArrays arrays_;
+  int32_t cache_sequences_ = 0;  // 0: without a gate cache
+  int64_t cache_tokens_ = 0;
   const double part_flops_;
   std::mutex mutex_;  // guards what follows while it is recorded
   HostBuffer absent_;
@@ -133,7 +141,7 @@ private:
 };
 
 // Through validation, like any call.
-void VulkanPlan::run(PlannedDesc desc, int32_t layer_index) {
+void VulkanPlan::run(PlannedDesc desc, int32_t layer_index, ChunkCache *cache) {
   Exec exec;
   CallStats stats;
   const auto no_host = [](const std::vector<HostTensor> &host) {
@@ -141,16 +149,19 @@ void VulkanPlan::run(PlannedDesc desc, int32_t layer_index) {
                  "a recorded call takes VkBuffers (3) and buffers (4); %zu of its tensors are in host memory",
                  host.size());
   };
-  const auto attach = [&](GateCall &call) { call.weights = &model_->layer(layer_index); };
+  const auto attach = [&](GateCall &call) {
+    call.weights = &model_->layer(layer_index);
+    if (cache) cache->serve_recorded(call, layer_index);
+  };
   std::visit(
       [&]<class Desc>(Desc &d) {
         if constexpr (std::is_same_v<Desc, PrefillDesc>) {
-          PrefillCall call = check_prefill(*device_, model_->gates().config, d, false);
+          PrefillCall call = check_prefill(*device_, model_->gates().config, d, cache != nullptr);
           no_host(call.gate.host);
           attach(call.gate);
           pipeline_->prefill(exec, call.gate, call.attend, stats);
         } else if constexpr (std::is_same_v<Desc, GateDesc>) {
-          GateCall call = check_gate(*device_, model_->gates().config, d, false);
+          GateCall call = check_gate(*device_, model_->gates().config, d, cache != nullptr);
           no_host(call.host);
           attach(call);
           pipeline_->gate(exec, call, stats);
@@ -167,12 +178,12 @@ void VulkanPlan::run(PlannedDesc desc, int32_t layer_index) {
       desc);
 }
 
-void VulkanPlan::prepare(VulkanDevice &context) {
+void VulkanPlan::prepare(VulkanDevice &context, ChunkCache *cache) {
   device_ = std::make_unique<RecordingDevice>(context, std::make_unique<Recorder>(*context.gpu, target()));
   absent_ = make_host_buffer(*context.gpu, 16384, false);
   pipeline_ = std::make_unique<Pipeline>(*device_);
   try {
-    make_tables_and_kernels();
+    make_tables_and_kernels(cache);
     context.recorder->wait();  // the tables are there
   } catch (...) {
     complete(context, nullptr);  // they may be on their way, and go
@@ -192,7 +203,7 @@ void VulkanPlan::prepare(VulkanDevice &context) {
   workspace_alignment = uint64_t(device_->limits.alignment);
 }
 
-void VulkanPlan::make_tables_and_kernels() {
+void VulkanPlan::make_tables_and_kernels(ChunkCache *cache) {
   // Addresses for tensors whose memory is not there yet.
   struct Addresses {
     MemoryMap &map;
@@ -230,10 +241,21 @@ void VulkanPlan::make_tables_and_kernels() {
     device_->kernels.step = step;
     for (const int32_t layer : layers) {
       device_->recorder = std::make_unique<Recorder>(*device_->gpu, target());
-      run(desc_, layer);
+      run(desc_, layer, cache);
     }
     if (step == Step::collecting) device_->make_kernels();
   }
+}
+
+// Of the plan's sizes, for where a sequence's vectors begin decides on kernels.
+void VulkanPlan::check_cache(const ChunkCache *cache) const {
+  SEER_REQUIRE((cache != nullptr) == (cache_sequences_ > 0), Status::invalid_argument,
+               "cache is %s; in the plan it is %s", cache ? "there" : "absent", cache ? "absent" : "there");
+  if (!cache) return;
+  cache->check_owners(*context_, *model_);
+  SEER_REQUIRE(cache->sequences() == cache_sequences_ && cache->max_tokens() == cache_tokens_, Status::cache_state,
+               "the cache was made for %d sequences of %lld tokens; the plan's for %d of %lld", cache->sequences(),
+               (long long)cache->max_tokens(), cache_sequences_, (long long)cache_tokens_);
 }
 
 void VulkanPlan::check_workspace(const BufferRange &workspace, const std::vector<NamedTensor> &tensors) const {
@@ -267,6 +289,7 @@ void VulkanPlan::record(const Recording &recording) {
                Status::invalid_argument, "parts %u and %u more; the plan has %u", recording.first_part, recording.parts,
                parts);
   const int32_t layer = model_ ? model_->index(recording.layer) : 0;
+  check_cache(recording.cache.get());
   PlannedDesc desc = desc_;
   std::vector<NamedTensor> tensors = tensors_of(desc);
   for (const NamedTensor &named : tensors) {
@@ -292,18 +315,19 @@ void VulkanPlan::record(const Recording &recording) {
   wanted.first_part = recording.first_part;
   wanted.parts = recording.parts;
   device_->recorder = std::make_unique<Recorder>(gpu, wanted);
-  run(desc, layer);
+  run(desc, layer, recording.cache.get());
 }
 
 }  // namespace
 
 std::shared_ptr<Plan> Plan::make(std::shared_ptr<Context> context, std::shared_ptr<const Model> model, PlannedDesc desc,
-                                 double part_flops) {
+                                 std::shared_ptr<ChunkCache> cache, double part_flops) {
   SEER_REQUIRE(!model || model->context().same_device(*context), Status::bad_handle, "model belongs to another device");
-  auto plan = std::make_shared<VulkanPlan>(context, std::move(model), desc, part_flops);
+  if (cache) cache->check_owners(*context, *model);
+  auto plan = std::make_shared<VulkanPlan>(context, std::move(model), desc, cache.get(), part_flops);
   auto &device = static_cast<VulkanDevice &>(context->device());
-  const uint64_t ticket =
-      context->submit([plan, &device](Pipeline &, Exec &, CallStats &) { plan->prepare(device); }, 0, {});
+  const uint64_t ticket = context->submit(
+      [plan, &device, cache](Pipeline &, Exec &, CallStats &) { plan->prepare(device, cache.get()); }, 0, {});
   context->queue().wait(ticket, Queue::kForever);
   Outcome outcome = context->queue().outcome(ticket);
   if (outcome.status != Status::ok) throw Error(outcome.status, std::move(outcome.message));

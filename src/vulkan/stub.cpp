@@ -39,7 +39,8 @@ Memory host_memory(Device &, void *, uint64_t) { return {}; }
 void check_semaphores(const Device &) { fail(Status::unsupported, "backend vulkan is not part of this build"); }
 void wait_semaphores(Device &, const std::vector<Semaphore> &) {}
 void signal_semaphores(Device &, const std::vector<Semaphore> &) {}
-std::shared_ptr<Plan> Plan::make(std::shared_ptr<Context>, std::shared_ptr<const Model>, PlannedDesc, double) {
+std::shared_ptr<Plan> Plan::make(std::shared_ptr<Context>, std::shared_ptr<const Model>, PlannedDesc,
+                                 std::shared_ptr<ChunkCache>, double) {
   fail(Status::unsupported, "backend vulkan is not part of this build");
 }
 

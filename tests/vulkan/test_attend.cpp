@@ -11,23 +11,12 @@
 #include "vulkan/attend_proof.h"
 #include "vulkan/attend_tile.h"
 #include "vulkan/kernels.h"
+#include "with.h"
 
 using namespace seer;
 using vulkan::VulkanDevice;
 
 namespace {
-
-// Environment variables for the life of a scope.
-class With {
-public:
-  With(const char *name, const char *value) : name_(name) { setenv(name, value, 1); }
-  ~With() { unsetenv(name_); }
-  With(const With &) = delete;
-  With &operator=(const With &) = delete;
-
-private:
-  const char *name_;
-};
 
 // What is wrong with attention as the device computes it.
 std::string fault(VulkanDevice &device, int64_t dim) {

@@ -10,6 +10,7 @@
 #include "dtype.h"
 #include "tensors.h"
 #include "vulkan/deny.h"
+#include "with.h"
 
 using namespace api;
 
@@ -153,15 +154,6 @@ void check_attention(seer_context *ctx) {
     worst = std::max(worst, std::fabs(double(seer::to_f32(out[i])) - double(seer::to_f32(on_cpu[i]))));
   CHECK(worst < 4e-3);
 }
-
-class With {
-public:
-  With(const char *name, const char *value) : name_(name) { setenv(name, value, 1); }
-  ~With() { unsetenv(name_); }
-
-private:
-  const char *name_;
-};
 
 }  // namespace
 

@@ -13,23 +13,12 @@
 #include "backend.h"
 #include "vulkan/device.h"
 #include "vulkan/kernels.h"
+#include "with.h"
 
 using namespace seer;
 using vulkan::VulkanDevice;
 
 namespace {
-
-// Environment variables for the life of a scope.
-class With {
-public:
-  With(const char *name, const char *value) : name_(name) { setenv(name, value, 1); }
-  ~With() { unsetenv(name_); }
-  With(const With &) = delete;
-  With &operator=(const With &) = delete;
-
-private:
-  const char *name_;
-};
 
 std::unique_ptr<Device> open() { return create_device(BackendKind::vulkan, {}); }
 VulkanDevice &vk(Device &device) { return static_cast<VulkanDevice &>(device); }

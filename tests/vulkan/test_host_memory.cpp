@@ -4,19 +4,11 @@
 #include <memory>
 
 #include "tensors.h"
+#include "with.h"
 
 using namespace api;
 
 namespace {
-
-class With {
-public:
-  With(const char *name, const char *value) : name_(name) { setenv(name, value, 1); }
-  ~With() { unsetenv(name_); }
-
-private:
-  const char *name_;
-};
 
 // Host memory of whole pages, filled with a value that nobody else writes.
 class Pages {

@@ -152,8 +152,9 @@ typedef struct seer_vulkan_plan_params { /* growable */
 } seer_vulkan_plan_params;
 
 /* Of desc, everything counts but the tensors' memory: mem must be VULKAN or BUFFER, but vk_buffer, buffer, offset and size
- * may be anything, 0 included. A gate cache cannot be given. params NULL = defaults. Plans can be made on contexts without
- * an imported device, too, to have kernels ready for ordinary calls. [BLOCKS] */
+ * may be anything, 0 included. desc.cache stands for its sizes: each recording names its own (see below). params NULL =
+ * defaults. Plans can be made on contexts without an imported device, too, to have kernels ready for ordinary calls.
+ * [BLOCKS] */
 SEER_API seer_status SEER_CALL seer_vulkan_plan_prefill(seer_context *ctx, const seer_model *model, const seer_prefill_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
 SEER_API seer_status SEER_CALL seer_vulkan_plan_gate(seer_context *ctx, const seer_model *model, const seer_gate_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
 SEER_API seer_status SEER_CALL seer_vulkan_plan_select(seer_context *ctx, const seer_select_desc *desc, const seer_vulkan_plan_params *params, seer_vulkan_plan **out);
@@ -192,6 +193,7 @@ typedef struct seer_vulkan_recording { /* growable */
   uint32_t part_count;         /* 0 = all from first_part on */
   uint64_t descriptor_pool;    /* VkDescriptorPool that sets are allocated from, where the device has no push descriptors;
                                   reset or destroyed when the command buffer is, and by the caller. One thread at a time */
+  seer_gate_cache *cache;      /* if the plan has one: of its context and model, with its sequences and max_tokens */
 } seer_vulkan_recording;
 
 /* Records the call. Nothing is allocated on the device, compiled, submitted or waited for, and no queue is locked; the
@@ -203,6 +205,32 @@ typedef struct seer_vulkan_recording { /* growable */
  * no barrier: outputs are written by COMPUTE_SHADER (SHADER_WRITE), stats by TRANSFER (TRANSFER_WRITE).
  * Parts run in their order, in one queue or ordered by semaphores, with the same tensors and workspace. */
 SEER_API seer_status SEER_CALL seer_vulkan_record(seer_vulkan_plan *plan, const seer_vulkan_recording *recording);
+
+/* Chunked prefill by command buffers: a plan for each place of a chunk (S and L), made with a gate cache, serves all layers
+ * and all caches of those sizes.
+ * What a command buffer does is fixed when it is recorded, and nobody tells the library when it runs; so the lengths that
+ * calls of seerattn.h go by do not count here, nor do they move. A recorded chunk takes the vectors of the blocks before
+ * key L - S of its layer, in every sequence, from the cache and puts those of the blocks from there to L into it. All else
+ * is as if the cache held just what lies before the chunk.
+ *   Contents   What it takes must have been put there, by calls or command buffers, for the keys that the chunk passes.
+ *              Nobody checks that: of vectors that were never written, or of other keys, come masks that mean nothing.
+ *   Replay     To execute a chunk again does the same again. A new prompt starts with its first chunk, which takes nothing;
+ *              seer_gate_cache_truncate is not needed and changes nothing here.
+ *   Order      What uses the same layer of a cache is ordered as what uses the same buffer: executions in one queue are, by
+ *              the barrier that each begins with; between queues it takes a semaphore. Calls of seerattn.h that use the
+ *              cache are complete when their ticket is; before they start, let them seer_vulkan_wait_semaphores, or
+ *              wait for a fence. Command buffers are of the context's queue family.
+ *   Life       The cache lives until the last command buffer that it was recorded into has been executed for the last time.
+ *   Threads    Recording takes no more of the cache than where its memory is: any number of threads may, beside its one
+ *              caller of everything else.
+ * A cache that is missing, or that the plan does not have: SEER_ERROR_INVALID_ARGUMENT; of another context or model:
+ * SEER_ERROR_HANDLE; too small for the plan's call, or of other sizes than the plan's: SEER_ERROR_CACHE_STATE. */
+
+/* Tells the cache of vectors that recorded chunks put there: those of the first `tokens` tokens (rounded down to blocks) of
+ * this layer, as in seer_prefill, and sequence, -1 = all. Calls of seerattn.h from now on take them, as the last chunk of a
+ * prompt might whose length no plan was made for; without it they pool again, rightly, what their lengths lack. Enqueued
+ * like any call; only ever adds. More than max_tokens: SEER_ERROR_CACHE_STATE. */
+SEER_API seer_status SEER_CALL seer_vulkan_gate_cache_extend(seer_gate_cache *cache, int32_t layer, int32_t sequence, int64_t tokens);
 
 #ifdef __cplusplus
 }
