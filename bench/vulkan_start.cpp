@@ -7,11 +7,6 @@
 // times are told apart. driver: an instance and a device and nothing else, which no program does without. One process
 // is one measurement; the first with an empty SEER_VK_CACHE folder is the cold one. Sequences of 1024 tokens, 32 and 8
 // heads of 128, f16. The lines behind are the library's debug log.
-#define VK_NO_PROTOTYPES
-#include <dlfcn.h>
-#include <seerattn/seerattn_vulkan.h>
-#include <vulkan/vulkan_core.h>
-
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -19,6 +14,8 @@
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include "../tests/vulkan/own_device.h"
 
 namespace {
 
@@ -64,79 +61,31 @@ void SEER_CALL take_log(void *, seer_log_level, const char *text, size_t length)
   log_lines += '\n';
 }
 
-struct Caller {
-  PFN_vkGetInstanceProcAddr proc = nullptr;
-  VkInstance instance = VK_NULL_HANDLE;
-  VkPhysicalDevice physical = VK_NULL_HANDLE;
-  VkDevice device = VK_NULL_HANDLE;
-  std::vector<const char *> extensions;
-  VkPhysicalDeviceFeatures2 features = {};
-  VkPhysicalDeviceVulkan11Features features11 = {};
-  VkPhysicalDeviceVulkan12Features features12 = {};
-  VkPhysicalDeviceVulkan13Features features13 = {};
-  // VkPhysicalDeviceCooperativeMatrixFeaturesKHR, ...CooperativeMatrix2FeaturesNV, ...ShaderBfloat16FeaturesKHR, which
-  // older headers do not have.
-  struct Newer {
-    int32_t type;
-    void *next;
-    VkBool32 enabled[8];
-  } newer[3] = {{1000506000, nullptr, {}}, {1000593000, nullptr, {}}, {1000141000, nullptr, {}}};
+// VkPhysicalDeviceCooperativeMatrixFeaturesKHR, ...CooperativeMatrix2FeaturesNV, ...ShaderBfloat16FeaturesKHR, which
+// older headers do not have.
+struct Newer {
+  int32_t type;
+  void *next;
+  VkBool32 enabled[8];
+} newer[3] = {{1000506000, &newer[1], {}}, {1000593000, &newer[2], {}}, {1000141000, nullptr, {}}};
 
-  template <class F>
-  F get(const char *name) const {
-    return reinterpret_cast<F>(proc(instance, name));
-  }
+void make_instance(foreign::OwnDevice &caller) {
+  caller.load();
+  lap("loader");
+  caller.make_instance();
+  lap("vkCreateInstance");
+  caller.pick(&newer[0]);
+  lap("devices");
+}
 
-  void make_instance() {
-    void *loader = dlopen("libvulkan.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!loader) die("no libvulkan.so.1");
-    proc = reinterpret_cast<PFN_vkGetInstanceProcAddr>(dlsym(loader, "vkGetInstanceProcAddr"));
-    lap("loader");
-    VkApplicationInfo application = {};
-    application.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO;
-    application.apiVersion = VK_API_VERSION_1_3;
-    VkInstanceCreateInfo info = {};
-    info.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO;
-    info.pApplicationInfo = &application;
-    if (get<PFN_vkCreateInstance>("vkCreateInstance")(&info, nullptr, &instance) != VK_SUCCESS) die("vkCreateInstance");
-    lap("vkCreateInstance");
-    uint32_t count = 1;
-    get<PFN_vkEnumeratePhysicalDevices>("vkEnumeratePhysicalDevices")(instance, &count, &physical);
-    if (count == 0) die("no device");
-    features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
-    features11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES;
-    features12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES;
-    features13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES;
-    features.pNext = &features11;
-    features11.pNext = &features12;
-    features12.pNext = &features13;
-    features13.pNext = &newer[0];
-    newer[0].next = &newer[1];
-    newer[1].next = &newer[2];
-    lap("devices");
-  }
-  void make_device() {
-    const float priority = 1;
-    VkDeviceQueueCreateInfo queue = {};  // family 0 computes wherever this was run
-    queue.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO;
-    queue.queueCount = 1;
-    queue.pQueuePriorities = &priority;
-    VkDeviceCreateInfo info = {};
-    info.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO;
-    info.pNext = &features;
-    info.queueCreateInfoCount = 1;
-    info.pQueueCreateInfos = &queue;
-    info.enabledExtensionCount = uint32_t(extensions.size());
-    info.ppEnabledExtensionNames = extensions.data();
-    if (get<PFN_vkCreateDevice>("vkCreateDevice")(physical, &info, nullptr, &device) != VK_SUCCESS)
-      die("vkCreateDevice");
-    lap("vkCreateDevice");
-  }
-};
+void make_device(foreign::OwnDevice &caller) {
+  caller.make_device();
+  lap("vkCreateDevice");
+}
 
 }  // namespace
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv) try {
   const std::string mode = argc > 2 ? argv[2] : "";
   const bool prefill = argc > 3 && std::strcmp(argv[3], "prefill") == 0;
   if (mode != "own" && mode != "imported" && mode != "driver") {
@@ -145,12 +94,12 @@ int main(int argc, char **argv) {
   }
   std::vector<uint16_t> values(size_t(kTokens * kQHeads * kDim));
   for (size_t i = 0; i < values.size(); i++) values[i] = uint16_t(0x3000 + i * 7919 % 2048);  // 0.125 and more
-  Caller caller;
+  foreign::OwnDevice caller(VK_API_VERSION_1_3);
   last = Clock::now();
-  if (mode != "own") caller.make_instance();
+  if (mode != "own") make_instance(caller);
   if (mode == "driver") {
     caller.features.pNext = nullptr;
-    caller.make_device();
+    make_device(caller);
     std::printf("driver: %s\n", laps.c_str());
     return 0;
   }
@@ -166,25 +115,10 @@ int main(int argc, char **argv) {
   params.log_level = SEER_LOG_DEBUG;
   seer_context *ctx = nullptr;
   if (mode == "imported") {
-    uint32_t count = 0;
-    const auto recommend = SEER(seer_vulkan_recommend);
-    auto *const proc = reinterpret_cast<void *>(caller.proc);
-    recommend(proc, caller.instance, caller.physical, VK_API_VERSION_1_3, &caller.features, nullptr, &count);
-    caller.extensions.resize(count);
-    if (recommend(proc, caller.instance, caller.physical, VK_API_VERSION_1_3, &caller.features,
-                  caller.extensions.data(), &count) != SEER_OK)
-      die(SEER(seer_last_error)());
+    caller.recommend(SEER(seer_vulkan_recommend));
     library_ms += lap("recommend");
-    caller.make_device();
-    seer_vulkan_import import = SEER_INIT(seer_vulkan_import);
-    import.api_version = VK_API_VERSION_1_3;
-    import.get_instance_proc_addr = proc;
-    import.instance = caller.instance;
-    import.physical_device = caller.physical;
-    import.device = caller.device;
-    import.extension_count = count;
-    import.extensions = caller.extensions.data();
-    import.features = &caller.features;
+    make_device(caller);
+    const seer_vulkan_import import = caller.import();
     if (SEER(seer_vulkan_context_create)(&params, &import, &ctx) != SEER_OK) die(SEER(seer_last_error)());
   } else if (SEER(seer_context_create)(&params, &ctx) != SEER_OK) {
     die(SEER(seer_last_error)());
@@ -281,4 +215,6 @@ int main(int argc, char **argv) {
       double(stats.gate_ns) * 1e-6, double(stats.attend_ns) * 1e-6, log_lines.c_str());
   // What this process leaves to the system at its end, a program that goes on would release.
   return 0;
+} catch (const std::exception &error) {
+  die(error.what());
 }

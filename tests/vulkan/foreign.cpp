@@ -1,7 +1,5 @@
 #include "foreign.h"
 
-#include <dlfcn.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <thread>
@@ -27,14 +25,8 @@ VKAPI_ATTR VkBool32 VKAPI_CALL Gpu::message(VkDebugUtilsMessageSeverityFlagBitsE
   return VK_FALSE;
 }
 
-Gpu::Gpu(const Wish &wish) : api_version(wish.api_version) {
-  void *library = dlopen("libvulkan.so.1", RTLD_NOW | RTLD_LOCAL);
-  REQUIRE(library);
-  proc = reinterpret_cast<PFN_vkGetInstanceProcAddr>(dlsym(library, "vkGetInstanceProcAddr"));
-  const auto create = reinterpret_cast<PFN_vkCreateInstance>(proc(nullptr, "vkCreateInstance"));
-  VkApplicationInfo application = {};
-  application.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO;
-  application.apiVersion = api_version;
+Gpu::Gpu(const Wish &wish) : OwnDevice(wish.api_version) {
+  load();
   const char *layer = "VK_LAYER_KHRONOS_validation";
   const char *instance_extensions[] = {VK_EXT_DEBUG_UTILS_EXTENSION_NAME, VK_EXT_VALIDATION_FEATURES_EXTENSION_NAME};
   const VkValidationFeatureEnableEXT hazards = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
@@ -43,8 +35,6 @@ Gpu::Gpu(const Wish &wish) : api_version(wish.api_version) {
   validation.enabledValidationFeatureCount = 1;
   validation.pEnabledValidationFeatures = &hazards;
   VkInstanceCreateInfo info = {};
-  info.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO;
-  info.pApplicationInfo = &application;
   if (validated()) {
     info.pNext = &validation;
     info.enabledLayerCount = 1;
@@ -52,8 +42,8 @@ Gpu::Gpu(const Wish &wish) : api_version(wish.api_version) {
     info.enabledExtensionCount = 2;
     info.ppEnabledExtensionNames = instance_extensions;
   }
-  good(create(&info, nullptr, &instance));
-#define FOREIGN_LOAD(name) fn.name = reinterpret_cast<PFN_##name>(proc(instance, #name));
+  make_instance(info);
+#define FOREIGN_LOAD(name) fn.name = get<PFN_##name>(#name);
   FOREIGN_FUNCTIONS(FOREIGN_LOAD)
   if (validated()) {
     VkDebugUtilsMessengerCreateInfoEXT messenger = {};
@@ -63,60 +53,19 @@ Gpu::Gpu(const Wish &wish) : api_version(wish.api_version) {
     messenger.messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT;
     messenger.pfnUserCallback = message;
     messenger.pUserData = this;
-    good(reinterpret_cast<PFN_vkCreateDebugUtilsMessengerEXT>(proc(instance, "vkCreateDebugUtilsMessengerEXT"))(
-        instance, &messenger, nullptr, &messenger_));
+    good(get<PFN_vkCreateDebugUtilsMessengerEXT>("vkCreateDebugUtilsMessengerEXT")(instance, &messenger, nullptr,
+                                                                                   &messenger_));
   }
-
-  uint32_t count = 1;
-  const VkResult listed = fn.vkEnumeratePhysicalDevices(instance, &count, &physical);
-  REQUIRE((listed == VK_SUCCESS || listed == VK_INCOMPLETE));
-  REQUIRE(count == 1);
-  fn.vkGetPhysicalDeviceQueueFamilyProperties(physical, &count, nullptr);
-  std::vector<VkQueueFamilyProperties> families(count);
-  fn.vkGetPhysicalDeviceQueueFamilyProperties(physical, &count, families.data());
-  while (!(families[family].queueFlags & VK_QUEUE_COMPUTE_BIT)) family++;
-
-  features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
-  features11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES;
-  features12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES;
-  features13.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES;
-  if (api_version >= VK_API_VERSION_1_3) {
-    features.pNext = &features11;
-    features11.pNext = &features12;
-    features12.pNext = &features13;
-  }
-  if (wish.recommended) {
-    uint32_t n = 0;
-    const auto recommend = [&](const char **names) {
-      return seer_vulkan_recommend(reinterpret_cast<void *>(proc), instance, physical, api_version, &features, names,
-                                   &n);
-    };
-    REQUIRE(recommend(nullptr) == SEER_OK);
-    extensions.resize(n);
-    REQUIRE(recommend(extensions.data()) == SEER_OK);
-  }
-  const float priority = 1;
-  VkDeviceQueueCreateInfo queues = {};
-  queues.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO;
-  queues.queueFamilyIndex = family;
-  queues.queueCount = 1;
-  queues.pQueuePriorities = &priority;
-  VkDeviceCreateInfo device_info = {};
-  device_info.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO;
-  device_info.pNext = &features;
-  device_info.queueCreateInfoCount = 1;
-  device_info.pQueueCreateInfos = &queues;
-  device_info.enabledExtensionCount = uint32_t(extensions.size());
-  device_info.ppEnabledExtensionNames = extensions.data();
-  good(fn.vkCreateDevice(physical, &device_info, nullptr, &device));
+  pick();
+  if (wish.recommended) recommend(seer_vulkan_recommend);
+  make_device();
   fn.vkGetDeviceQueue(device, family, 0, &queue);
 }
 
 Gpu::~Gpu() {
   fn.vkDestroyDevice(device, nullptr);
   if (messenger_)
-    reinterpret_cast<PFN_vkDestroyDebugUtilsMessengerEXT>(proc(instance, "vkDestroyDebugUtilsMessengerEXT"))(
-        instance, messenger_, nullptr);
+    get<PFN_vkDestroyDebugUtilsMessengerEXT>("vkDestroyDebugUtilsMessengerEXT")(instance, messenger_, nullptr);
   fn.vkDestroyInstance(instance, nullptr);
   CHECK_MESSAGE(messages_.empty(), messages_);
 }
@@ -127,16 +76,7 @@ std::string Gpu::take_messages() {
 }
 
 seer_vulkan_import Gpu::import() {
-  seer_vulkan_import i = SEER_INIT(seer_vulkan_import);
-  i.api_version = api_version;
-  i.get_instance_proc_addr = reinterpret_cast<void *>(proc);
-  i.instance = instance;
-  i.physical_device = physical;
-  i.device = device;
-  i.queue_family = family;
-  i.extension_count = uint32_t(extensions.size());
-  i.extensions = extensions.data();
-  i.features = &features;
+  seer_vulkan_import i = OwnDevice::import();
   i.lock_queue = [](void *user) {
     auto &gpu = *static_cast<Gpu *>(user);
     gpu.queue_mutex.lock();

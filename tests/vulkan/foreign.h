@@ -1,53 +1,48 @@
-// A program's own Vulkan: instance, device, buffers, command buffers, semaphores, made without the library. The
-// validation layer watches if SEER_VK_VALIDATE is set; what it says fails the test.
+// A program's own Vulkan: a device, buffers, command buffers, semaphores, made without the library. The validation
+// layer watches if SEER_VK_VALIDATE is set; what it says fails the test.
 #pragma once
 #include <doctest/doctest.h>
-#include <seerattn/seerattn_vulkan.h>
 
 #include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#define VK_NO_PROTOTYPES
-#include <vulkan/vulkan_core.h>
+#include "own_device.h"
 
 namespace foreign {
 
-#define FOREIGN_FUNCTIONS(X)                  \
-  X(vkDestroyInstance)                        \
-  X(vkEnumeratePhysicalDevices)               \
-  X(vkGetPhysicalDeviceProperties)            \
-  X(vkGetPhysicalDeviceMemoryProperties)      \
-  X(vkGetPhysicalDeviceQueueFamilyProperties) \
-  X(vkGetPhysicalDeviceFeatures2)             \
-  X(vkCreateDevice)                           \
-  X(vkDestroyDevice)                          \
-  X(vkGetDeviceQueue)                         \
-  X(vkQueueSubmit)                            \
-  X(vkQueueWaitIdle)                          \
-  X(vkCreateBuffer)                           \
-  X(vkDestroyBuffer)                          \
-  X(vkGetBufferMemoryRequirements)            \
-  X(vkAllocateMemory)                         \
-  X(vkFreeMemory)                             \
-  X(vkBindBufferMemory)                       \
-  X(vkMapMemory)                              \
-  X(vkCreateSemaphore)                        \
-  X(vkDestroySemaphore)                       \
-  X(vkSignalSemaphore)                        \
-  X(vkGetSemaphoreCounterValue)               \
-  X(vkCreateCommandPool)                      \
-  X(vkDestroyCommandPool)                     \
-  X(vkAllocateCommandBuffers)                 \
-  X(vkBeginCommandBuffer)                     \
-  X(vkEndCommandBuffer)                       \
-  X(vkCmdPipelineBarrier)                     \
-  X(vkCmdFillBuffer)                          \
-  X(vkCreateDescriptorPool)                   \
-  X(vkDestroyDescriptorPool)                  \
-  X(vkCreatePipelineCache)                    \
-  X(vkDestroyPipelineCache)                   \
+#define FOREIGN_FUNCTIONS(X)             \
+  X(vkDestroyInstance)                   \
+  X(vkGetPhysicalDeviceProperties)       \
+  X(vkGetPhysicalDeviceMemoryProperties) \
+  X(vkGetPhysicalDeviceFeatures2)        \
+  X(vkDestroyDevice)                     \
+  X(vkGetDeviceQueue)                    \
+  X(vkQueueSubmit)                       \
+  X(vkQueueWaitIdle)                     \
+  X(vkCreateBuffer)                      \
+  X(vkDestroyBuffer)                     \
+  X(vkGetBufferMemoryRequirements)       \
+  X(vkAllocateMemory)                    \
+  X(vkFreeMemory)                        \
+  X(vkBindBufferMemory)                  \
+  X(vkMapMemory)                         \
+  X(vkCreateSemaphore)                   \
+  X(vkDestroySemaphore)                  \
+  X(vkSignalSemaphore)                   \
+  X(vkGetSemaphoreCounterValue)          \
+  X(vkCreateCommandPool)                 \
+  X(vkDestroyCommandPool)                \
+  X(vkAllocateCommandBuffers)            \
+  X(vkBeginCommandBuffer)                \
+  X(vkEndCommandBuffer)                  \
+  X(vkCmdPipelineBarrier)                \
+  X(vkCmdFillBuffer)                     \
+  X(vkCreateDescriptorPool)              \
+  X(vkDestroyDescriptorPool)             \
+  X(vkCreatePipelineCache)               \
+  X(vkDestroyPipelineCache)              \
   X(vkGetPipelineCacheData)
 
 struct Functions {
@@ -61,12 +56,10 @@ struct Wish {
   bool recommended = true;  // extensions and features: those that the library recommends, or none
 };
 
-class Gpu {
+class Gpu : public OwnDevice {
 public:
   explicit Gpu(const Wish &wish = {});
   ~Gpu();
-  Gpu(const Gpu &) = delete;
-  Gpu &operator=(const Gpu &) = delete;
 
   seer_vulkan_import import();  // as the device was made; counts locks
   seer_context *context(const seer_context_params *params = nullptr);
@@ -76,19 +69,7 @@ public:
   void wait_for_release(int contexts = 1);
 
   Functions fn;
-  PFN_vkGetInstanceProcAddr proc = nullptr;
-  VkInstance instance = VK_NULL_HANDLE;
-  VkPhysicalDevice physical = VK_NULL_HANDLE;
-  VkDevice device = VK_NULL_HANDLE;
   VkQueue queue = VK_NULL_HANDLE;
-  uint32_t family = 0;
-  uint32_t api_version = 0;
-  std::vector<const char *> extensions;
-  // Features, one chain.
-  VkPhysicalDeviceFeatures2 features = {};
-  VkPhysicalDeviceVulkan11Features features11 = {};
-  VkPhysicalDeviceVulkan12Features features12 = {};
-  VkPhysicalDeviceVulkan13Features features13 = {};
   std::mutex queue_mutex;
   int locks = 0;  // under it
   std::atomic<int> released{0};
