@@ -12,6 +12,8 @@
 namespace seer::vulkan {
 namespace {
 
+constexpr const char *kNoTile = "no tile of the device's matrix shapes fits this head dim and block";
+
 constexpr uint32_t kColumns = 8;  // threads that share a row
 struct Tile {
   uint32_t rows, keys, threads;
@@ -164,7 +166,7 @@ std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &
                         .shared_bytes = t.shared_bytes(shape.dim)};
           return kernel;
         }
-  why = "no tile of the device's matrix shapes fits this head dim and block";
+  why = kNoTile;
   return std::nullopt;
 }
 
@@ -301,20 +303,26 @@ uint32_t slack_of(const Caps &caps, const CoopShape &matrix) {
   return std::bit_cast<uint32_t>(caps.f16_sums && matrix.f16_sums ? 0.0f : kFlexibleSlack);
 }
 
-constexpr const char *kNoTile = "no tile of the device's matrix shapes fits this head dim and block";
+// The tile of such a kernel; nothing, with the reason in `why`.
+template <class Found>
+std::optional<Found> tile_or_reason(std::optional<Found> (*find)(const Caps &, const AttendShape &, const CoopShape &,
+                                                                 uint32_t heads, uint32_t redo_rows),
+                                    const Caps &caps, const AttendShape &shape, const CoopShape &matrix, uint32_t heads,
+                                    uint32_t redo_rows, std::string &why) {
+  why = lacks(caps, shape, matrix);
+  if (!why.empty()) return std::nullopt;
+  std::optional<Found> tile = find(caps, shape, matrix, heads, redo_rows);
+  if (!tile) why = kNoTile;
+  return tile;
+}
 
 }  // namespace
 
 std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
                                             const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
                                             std::string &why) {
-  why = lacks(caps, shape, matrix);
-  if (!why.empty()) return std::nullopt;
-  const auto t = flexible_tile(caps, shape, matrix, heads, redo_rows);
-  if (!t) {
-    why = kNoTile;
-    return std::nullopt;
-  }
+  const auto t = tile_or_reason(flexible_tile, caps, shape, matrix, heads, redo_rows, why);
+  if (!t) return std::nullopt;
   AttendKernel kernel = kernel_of(caps, shape, matrix, *t, "attend_flexible", heads);
   add(kernel.key, {t->step, choice("TILE_AHEAD", 0), layout.slots, layout.slot_shift, layout.lane_bits,
                    slack_of(caps, matrix), redo_rows, uint32_t(heads > 1 && !kernel.dense)});
@@ -324,13 +332,8 @@ std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape 
 std::optional<AttendKernel> attend_split(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,
                                          const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
                                          std::string &why) {
-  why = lacks(caps, shape, matrix);
-  if (!why.empty()) return std::nullopt;
-  const auto t = split_tile(caps, shape, matrix, heads, redo_rows);
-  if (!t) {
-    why = kNoTile;
-    return std::nullopt;
-  }
+  const auto t = tile_or_reason(split_tile, caps, shape, matrix, heads, redo_rows, why);
+  if (!t) return std::nullopt;
   AttendKernel kernel = kernel_of(caps, shape, matrix, *t, "attend_split", t->split);
   add(kernel.key,
       {layout.slots, layout.slot_shift, layout.lane_bits, slack_of(caps, matrix), redo_rows, heads, t->turns});

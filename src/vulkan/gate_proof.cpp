@@ -10,43 +10,11 @@
 #include "../../shaders/args.h"
 #include "../select_rule.h"
 #include "../status.h"
+#include "scoped_memory.h"
 #include "score_coopmat.h"
 
 namespace seer::vulkan {
 namespace {
-
-// Device memory for the life of a scope, filled with what a vector has.
-class Copy {
-public:
-  template <class T>
-  Copy(VulkanDevice &device, const std::vector<T> &from) : Copy(device, from.size() * sizeof(T)) {
-    device_.recorder->write(memory_.address, from.data(), from.size() * sizeof(T));
-  }
-  Copy(VulkanDevice &device, uint64_t bytes) : device_(device), memory_(device.memory->alloc(bytes)) {}
-  ~Copy() {
-    try {
-      device_.recorder->wait();
-    } catch (const Error &) {  // said by who waited before
-    }
-    device_.memory->free(memory_);
-  }
-  Copy(const Copy &) = delete;
-  Copy &operator=(const Copy &) = delete;
-
-  template <class T>
-  T *as() const {
-    return static_cast<T *>(memory_.address);
-  }
-  template <class T>
-  void read(std::vector<T> &to) const {
-    device_.recorder->read(memory_.address, to.data(), to.size() * sizeof(T));
-  }
-  Window window() const { return device_.recorder->window(memory_.address, memory_.size); }
-
-private:
-  VulkanDevice &device_;
-  Memory memory_;
-};
 
 template <class Test>
 bool proven(VulkanDevice &device, const KernelKey &key, const char *stage, Test test) {
@@ -95,7 +63,7 @@ struct Gate {
   }
 
   double scale() const { return 2 / std::sqrt(double(dim)); }
-  GateVectors vectors(const Copy &on_q, const Copy &on_k) const {
+  GateVectors vectors(const ScopedMemory &on_q, const ScopedMemory &on_k) const {
     return {on_q.as<float>(), on_k.as<float>(), kHeads, kHeads, dim, scale()};
   }
   int64_t causal(int64_t row) const { return row + kBefore + 1; }
@@ -118,8 +86,8 @@ std::string select_fault(VulkanDevice &device, const SelectTile &tile) {
   const Gate gate(tile);
   const int64_t words = mask_words(gate.cols), vectors = gate.cols * Gate::kHeads;
   std::vector<uint32_t> mask(size_t(Gate::kHeads * gate.rows * words), 0xa5a5a5a5u);
-  const Copy on_q(device, gate.q), on_k(device, gate.k), on_mask(device, mask);
-  const Copy stats(device, std::vector<uint64_t>(3)), split(device, split_bytes(vectors, gate.dim));
+  const ScopedMemory on_q(device, gate.q), on_k(device, gate.k), on_mask(device, mask);
+  const ScopedMemory stats(device, std::vector<uint64_t>(3)), split(device, split_bytes(vectors, gate.dim));
   SelectArgs args{.sequences = {&gate.sequence, 1}, .block = Gate::kBlock, .q_heads = Gate::kHeads};
   args.gate = gate.vectors(on_q, on_k);
   args.rule.method = SelectMethod::threshold;
@@ -177,7 +145,8 @@ std::string project_fault(VulkanDevice &device, const ProjectTile &tile, bool ro
   const std::vector<float> table =
       values(size_t((kRopeFineRows + (rows + position) / kRopeFineRows + 1) * half * 2), random);
   std::vector<float> gate(size_t(rows * heads * out), std::nanf(""));
-  const Copy on_pooled(device, pooled), on_weight(device, weight), on_table(device, table), on_gate(device, gate);
+  const ScopedMemory on_pooled(device, pooled), on_weight(device, weight), on_table(device, table),
+      on_gate(device, gate);
 
   ProjectPush push{};
   push.rows = uint32_t(rows);

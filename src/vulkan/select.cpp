@@ -12,6 +12,7 @@
 #include "score.h"
 #include "score_coopmat.h"
 #include "select_coopmat.h"
+#include "select_push.h"
 
 namespace seer::vulkan {
 namespace {
@@ -145,7 +146,6 @@ private:
 
 void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bool beside) {
   const SelectRule &rule = args_.rule;
-  const BlockMaskView &mask = args_.mask;
   const bool from_logits = !args_.scores.data;
   uint32_t mode = kSelectDense;
   if (scores.from)
@@ -156,10 +156,9 @@ void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bo
                ? span_elements(p, scores.stride_row, scores.stride_head, row_blocks(args_, s, p.row + p.rows - 1))
                : 0;
   };
-  const auto mask_words = [&](const Piece &p) {
-    return span_elements(p, mask.stride_row, mask.stride_head, args_.mask_row_words);
+  const auto bytes = [&](const Piece &p) {
+    return checked_mul(std::max(score_elements(p), select_mask_words(args_, p)), 4);
   };
-  const auto bytes = [&](const Piece &p) { return checked_mul(std::max(score_elements(p), mask_words(p)), 4); };
   each_piece(device_.caps, rows, bytes, [&](const Piece &p) {
     Recorder &recorder = *device_.recorder;
     Window on_scores = recorder.absent();
@@ -167,35 +166,15 @@ void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bo
       on_scores = recorder.window(
           scores.from + (p.head - rows.head) * scores.stride_head + (p.row - rows.row) * scores.stride_row,
           uint64_t(score_elements(p) * 4));
-    const Window on_mask = recorder.window(mask.row(s.batch, p.head, s.mask_row + p.row), uint64_t(mask_words(p) * 4));
-    const Window on_stats = recorder.window(args_.stats, args_.stats ? sizeof(SelectStats) : 0);
-    uint64_t causal = 0;
-    for (int64_t r = p.row; r < p.row + p.rows; r++) causal += uint64_t(row_blocks(args_, s, r) * p.heads);
-
-    SelectPush push{};
+    const SelectOut out = select_out(recorder, args_, s, p);
+    auto push = select_push<SelectPush>(args_, s, p, out);
     push.scores_skip = on_scores.skip;
     push.scores_head = kernel_stride(scores.stride_head, p.heads);
     push.scores_row = kernel_stride(scores.stride_row, p.rows);
-    push.mask_skip = on_mask.skip;
-    push.mask_head = kernel_stride(mask.stride_head, p.heads);
-    push.mask_row = kernel_stride(mask.stride_row, p.rows);
-    push.stats_skip = on_stats.skip;
-    push.row = uint32_t(p.row);
-    push.rows = uint32_t(p.rows);
-    push.words = uint32_t(args_.mask_row_words);
-    push.block = uint32_t(args_.block);
-    push.q_len = uint32_t(s.q_len);
-    push.offset = uint32_t(s.offset());
-    push.flags = (rule.keep_first ? kSelectKeepFirst : 0) | (rule.keep_diagonal ? kSelectKeepDiagonal : 0) |
-                 (args_.stats ? kSelectCount : 0);
     if (mode == kSelectBest)
       push.keep = uint32_t(std::min<int64_t>(keep_count(rule, s.total_len, args_.block), UINT32_MAX));
-    push.causal_low = uint32_t(causal);
-    push.causal_high = uint32_t(causal >> 32);
-    push.threshold = float(rule.threshold);
 
     const int64_t cols = row_blocks(args_, s, p.row + p.rows - 1);
-    push.heads = uint32_t(p.heads);
     const uint64_t count = uint64_t(p.rows * p.heads);
     const double row_flops = double(cols) * (mode == kSelectBest ? 128 : 64) + 2000;
     Work work{.items = count, .flops = row_flops, .units = count, .beside = beside};
@@ -214,7 +193,7 @@ void Call::select(const Sequence &s, const Piece &rows, const Scores &scores, bo
       key.constants = {cached, mode};
       key.shared_bytes = row_shared_bytes(cached);
     }
-    recorder.dispatch(exec_, device_.kernel(key), std::array{on_scores, on_mask, on_stats}, push, work);
+    recorder.dispatch(exec_, device_.kernel(key), std::array{on_scores, out.mask, out.stats}, push, work);
     beside = true;
   });
 }

@@ -9,6 +9,7 @@
 #include "attend_layout.h"
 #include "gate_proof.h"
 #include "score_coopmat.h"
+#include "select_push.h"
 
 namespace seer::vulkan {
 namespace {
@@ -112,25 +113,16 @@ void record_select_split(VulkanDevice &device, Exec &exec, const SelectTile &til
   const SelectArgs &args = what.args;
   const Sequence &s = what.sequence;
   const GateVectors &gate = args.gate;
-  const BlockMaskView &mask = args.mask;
   const int64_t q_row = gate.q_heads * gate.dim;
   const Window k = recorder.window(gate.k + s.k_row * gate.k_heads * gate.dim, uint64_t(what.k_vectors * gate.dim * 4));
   const Window split = recorder.window(what.split_k, split_bytes(what.k_vectors, gate.dim));
-  const Window stats = recorder.window(args.stats, args.stats ? sizeof(SelectStats) : 0);
-  const auto mask_words = [&](const Piece &p) {
-    return span_elements(p, mask.stride_row, mask.stride_head, args.mask_row_words);
-  };
   const auto bytes = [&](const Piece &p) {
-    return checked_mul(std::max(mask_words(p), checked_mul(p.rows, q_row)), 4);
+    return checked_mul(std::max(select_mask_words(args, p), checked_mul(p.rows, q_row)), 4);
   };
   each_piece(device.caps, {0, what.rows, 0, args.q_heads}, bytes, [&](const Piece &p) {
     const Window q = recorder.window(gate.q + (s.q_row + p.row) * q_row, uint64_t(p.rows * q_row * 4));
-    const Window on_mask = recorder.window(mask.row(s.batch, p.head, s.mask_row + p.row), uint64_t(mask_words(p) * 4));
-    uint64_t causal = 0;
-    for (int64_t r = p.row; r < p.row + p.rows; r++)
-      causal += uint64_t(causal_blocks(r, s.q_len, s.offset(), args.block) * p.heads);
-
-    SelectSplitPush push{};
+    const SelectOut out = select_out(recorder, args, s, p);
+    auto push = select_push<SelectSplitPush>(args, s, p, out);
     push.q_skip = q.skip;
     push.k_skip = k.skip;
     push.split_skip = split.skip;
@@ -138,27 +130,11 @@ void record_select_split(VulkanDevice &device, Exec &exec, const SelectTile &til
     push.q_heads = uint32_t(gate.q_heads);
     push.k_heads = uint32_t(gate.k_heads);
     push.head = uint32_t(p.head);
-    push.heads = uint32_t(p.heads);
-    push.mask_skip = on_mask.skip;
-    push.mask_head = kernel_stride(mask.stride_head, p.heads);
-    push.mask_row = kernel_stride(mask.stride_row, p.rows);
-    push.stats_skip = stats.skip;
-    push.row = uint32_t(p.row);
-    push.rows = uint32_t(p.rows);
     push.row_tiles = uint32_t(ceil_div(p.rows, int64_t{tile.rows()}));
-    push.words = uint32_t(args.mask_row_words);
-    push.block = uint32_t(args.block);
-    push.q_len = uint32_t(s.q_len);
-    push.offset = uint32_t(s.offset());
-    push.flags = (args.rule.keep_first ? kSelectKeepFirst : 0) | (args.rule.keep_diagonal ? kSelectKeepDiagonal : 0) |
-                 (args.stats ? kSelectCount : 0);
-    push.causal_low = uint32_t(causal);
-    push.causal_high = uint32_t(causal >> 32);
-    push.threshold = float(args.rule.threshold);
     push.scale = float(gate.scale);
     const int64_t cols = causal_blocks(p.row + p.rows - 1, s.q_len, s.offset(), args.block);
     const uint64_t items = uint64_t(p.heads) * push.row_tiles;
-    recorder.dispatch(exec, device.kernel(tile.key()), std::array{q, k, split, on_mask, stats}, push,
+    recorder.dispatch(exec, device.kernel(tile.key()), std::array{q, k, split, out.mask, out.stats}, push,
                       {.items = items,
                        .flops = 8.0 * tile.rows() * double(cols) * double(gate.dim),
                        .units = uint64_t(p.rows * p.heads),

@@ -11,32 +11,13 @@
 #include "attend_layout.h"
 #include "kernels.h"
 #include "rehearsal.h"
+#include "scoped_memory.h"
 #include "score_coopmat.h"
 #include "select_coopmat.h"
 #include "shaders.h"
 
 namespace seer::vulkan {
 namespace {
-
-// Device memory for the life of a scope.
-class Scratch {
-public:
-  Scratch(VulkanDevice &device, uint64_t bytes) : device_(device), memory_(device.memory->alloc(bytes)) {}
-  ~Scratch() {
-    try {
-      device_.recorder->wait();
-    } catch (const Error &) {  // said by who waited before
-    }
-    device_.memory->free(memory_);
-  }
-  Scratch(const Scratch &) = delete;
-  Scratch &operator=(const Scratch &) = delete;
-  void *address() const { return memory_.address; }
-
-private:
-  VulkanDevice &device_;
-  Memory memory_;
-};
 
 KernelKey subgroup_kernel(const Caps &caps) {
   const bool sizes = caps.subgroup_size_control && caps.full_subgroups;
@@ -64,7 +45,7 @@ bool subgroups_right(VulkanDevice &device) {
   } push;
   push.size = caps.subgroup_size;
   const Kernel &kernel = device.kernel(subgroup_kernel(caps));
-  const Scratch result(device, 16);
+  const ScopedMemory result(device, 16);
   uint32_t wrong = 0;
   Exec exec;
   device.recorder->write(result.address(), &wrong, sizeof wrong);
@@ -149,11 +130,11 @@ public:
   }
 
   double error(VulkanDevice &device) const {
-    const Scratch memory(device, bytes());
+    const ScopedMemory memory(device, bytes());
     AttendArgs args = this->args(static_cast<char *>(memory.address()));
     Recorder &recorder = *device.recorder;
     recorder.write(memory.address(), input_.data(), input_.size());
-    const Scratch scratch(device, std::max<uint64_t>(1, attend_scratch(device, args)));
+    const ScopedMemory scratch(device, std::max<uint64_t>(1, attend_scratch(device, args)));
     args.scratch = scratch.address();
     Exec exec;
     attend(device, exec, args);
@@ -222,7 +203,7 @@ public:
 
   // The largest, in units of |q| |k| scale.
   double error(VulkanDevice &device, const ScoreTile &tile) const {
-    const Scratch memory(device, at(5));
+    const ScopedMemory memory(device, at(5));
     auto *base = static_cast<char *>(memory.address());
     Recorder &recorder = *device.recorder;
     recorder.write(base, q_.data(), bytes_of(q_).size());

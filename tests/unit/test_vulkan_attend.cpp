@@ -22,6 +22,16 @@ Caps caps_of(uint32_t shared, uint32_t invocations) {
   return caps;
 }
 
+// The same with cooperative matrices.
+Caps matrix_caps(uint32_t shared, uint32_t invocations, uint32_t size, std::vector<CoopShape> shapes) {
+  Caps caps = caps_of(shared, invocations);
+  caps.coopmat = caps.fp16 = true;
+  caps.subgroup_size = caps.min_subgroup_size = size;
+  caps.subgroup_ops = ~0u;
+  caps.coop_shapes = std::move(shapes);
+  return caps;
+}
+
 TokenView view(int64_t tokens, int64_t heads, int64_t dim, bool heads_outside) {
   return {.dtype = DType::f16,
           .heads = heads,
@@ -118,11 +128,7 @@ TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
         for (const int64_t dim : {64, 80, 96, 128, 256})
           for (const int64_t block : {32, 64, 128})
             for (const uint32_t heads : {1u, 2u}) {
-              Caps caps = caps_of(shared, 512);
-              caps.coopmat = caps.fp16 = true;
-              caps.subgroup_size = caps.min_subgroup_size = size;
-              caps.subgroup_ops = ~0u;
-              caps.coop_shapes = {m};
+              Caps caps = matrix_caps(shared, 512, size, {m});
               std::string why;
               const auto kernel =
                   attend_coopmat(caps, {.dtype = DType::bf16, .dim = dim, .block = block}, heads, 16, why);
@@ -141,11 +147,7 @@ TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
             }
   CHECK(found > 100);
 
-  Caps caps = caps_of(49152, 1024);
-  caps.coopmat = caps.fp16 = true;
-  caps.subgroup_size = 32;
-  caps.subgroup_ops = ~0u;
-  caps.coop_shapes = {{16, 16, 16, false}, {16, 16, 16, true}};
+  Caps caps = matrix_caps(49152, 1024, 32, {{16, 16, 16, false}, {16, 16, 16, true}});
   std::string why;
   const AttendShape bf16{.dtype = DType::bf16, .dim = 128, .block = 64};
   CHECK(attend_coopmat(caps, bf16, 1, 16, why)->key.module == "attend_coopmat_bf16");
@@ -211,11 +213,7 @@ TEST_CASE("vulkan attend: tiles of matrices of known layout keep what their kern
           for (const int64_t dim : {48, 64, 80, 96, 100, 128, 256})
             for (const int64_t block : {32, 64, 128})
               for (const uint32_t heads : {1u, 2u, 4u}) {
-                Caps caps = caps_of(shared, invocations);
-                caps.coopmat = caps.fp16 = true;
-                caps.subgroup_size = caps.min_subgroup_size = size;
-                caps.subgroup_ops = ~0u;
-                caps.coop_shapes = {{m, m, m, false}};
+                Caps caps = matrix_caps(shared, invocations, size, {{m, m, m, false}});
                 const AttendShape shape{.dtype = DType::f16, .dim = dim, .block = block, .paired = true, .wide = true};
                 std::string why;
                 const auto kernel = attend_flexible(caps, shape, caps.coop_shapes[0], {.slots = 1}, heads, 16, why);
@@ -232,11 +230,7 @@ TEST_CASE("vulkan attend: tiles of matrices of known layout keep what their kern
               }
   CHECK(found > 100);
 
-  Caps caps = caps_of(49152, 1024);
-  caps.coopmat = caps.fp16 = true;
-  caps.subgroup_size = 32;
-  caps.subgroup_ops = ~0u;
-  caps.coop_shapes = {{16, 16, 16, false}, {16, 16, 16, true}};
+  Caps caps = matrix_caps(49152, 1024, 32, {{16, 16, 16, false}, {16, 16, 16, true}});
   const AttendShape bf16{.dtype = DType::bf16, .dim = 128, .block = 64, .paired = true, .wide = true};
   std::string why;
   CHECK(attend_matrices(caps, DType::bf16) == std::vector<CoopShape>{{16, 16, 16, true}});
@@ -259,11 +253,7 @@ TEST_CASE("vulkan attend: tiles that subgroups split keep what their kernel assu
         for (const uint32_t invocations : {64u, 128u, 1024u})
           for (const int64_t dim : {32, 48, 64, 80, 96, 100, 128, 256})
             for (const int64_t block : {32, 64, 128}) {
-              Caps caps = caps_of(shared, invocations);
-              caps.coopmat = caps.fp16 = true;
-              caps.subgroup_size = caps.min_subgroup_size = size;
-              caps.subgroup_ops = ~0u;
-              caps.coop_shapes = {{m, m, m, false}};
+              Caps caps = matrix_caps(shared, invocations, size, {{m, m, m, false}});
               const AttendShape shape{.dtype = DType::f16, .dim = dim, .block = block, .paired = true, .wide = true};
               std::string why;
               const auto kernel = attend_split(caps, shape, caps.coop_shapes[0], {.slots = 1}, 1, 16, why);
