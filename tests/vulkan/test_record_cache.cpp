@@ -94,7 +94,7 @@ struct Prompt {
       Chunk &chunk = chunks.emplace_back(whole, borders[c], borders[c + 1], memory, all);
       chunk.desc.cache = cache.get();
       plans.push_back(plan_of(ctx, model, chunk.desc, part_flops));
-      rooms.push_back(std::make_unique<Room>(gpu, plans.back(), 2));
+      rooms.push_back(std::make_unique<Room>(gpu, plans.back(), 4));
     }
   }
   seer_vulkan_recording recording(size_t chunk) const {
