@@ -100,6 +100,12 @@ bool sound(const CoopTile &t, const AttendShape &s) {
          divides(t.keys, s.block) && divides(m, t.rows) && divides(t.rows, s.block) && divides(8 * lanes, t.keys);
 }
 
+// Of any kernel on matrices.
+template <class Found>
+bool fits(const Found &t, const Caps &caps, const AttendShape &shape) {
+  return sound(t, shape) && t.threads() <= caps.max_invocations && t.shared_bytes(shape.dim) <= caps.max_shared;
+}
+
 // What all kernels with matrices need; "" = it is there.
 std::string lacks(const Caps &caps, const AttendShape &shape, AttendTier tier) {
   if (caps.tier < tier) return "SEER_VK_TIER";
@@ -148,8 +154,7 @@ std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &
                            .ahead = choice("TILE_AHEAD", caps.software() ? 0 : 1) != 0,
                            .apart = apart,
                            .spread = choice("TILE_SPREAD", 1) != 0};
-          if (!sound(t, shape) || t.threads() > caps.max_invocations || t.shared_bytes(shape.dim) > caps.max_shared)
-            continue;
+          if (!fits(t, caps, shape)) continue;
           AttendKernel kernel;
           kernel.tier = AttendTier::coopmat;
           kernel.rows = rows;
@@ -211,8 +216,7 @@ std::optional<FlexibleTile> flexible_tile(const Caps &caps, const AttendShape &s
                              .size = attend_subgroup(caps),
                              .m = matrix.m,
                              .n = matrix.n};
-        if (sound(t, shape) && t.threads() <= caps.max_invocations && t.shared_bytes(shape.dim) <= caps.max_shared)
-          return t;
+        if (fits(t, caps, shape)) return t;
       }
   return std::nullopt;
 }
@@ -255,8 +259,7 @@ std::optional<SplitTile> split_tile(const Caps &caps, const AttendShape &shape, 
                           .size = attend_subgroup(caps),
                           .m = matrix.m,
                           .n = matrix.n};
-        if (sound(t, shape) && t.threads() <= caps.max_invocations && t.shared_bytes(shape.dim) <= caps.max_shared)
-          return t;
+        if (fits(t, caps, shape)) return t;
       }
   return std::nullopt;
 }
