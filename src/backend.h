@@ -165,7 +165,8 @@ struct BackendFns {
   void (*begin)(Device &, Exec &exec) = nullptr;
   void (*clear)(Device &, Memory dst, uint64_t offset, uint64_t bytes) = nullptr;  // to 0, in order with the stages
   void (*mark)(Device &, Mark mark) = nullptr;
-  std::unique_ptr<PendingCall> (*end)(Device &, const SelectStats *stats) = nullptr;  // stats: device memory or null
+  // stats: device memory; null: the call failed.
+  std::unique_ptr<PendingCall> (*end)(Device &, const SelectStats *stats) = nullptr;
 
   // A device on which a call does nothing but to say what it takes, and what is then done with what it took: kernels
   // that are not there yet can be made together. Optional, both or none.

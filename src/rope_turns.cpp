@@ -61,7 +61,7 @@ Memory RopeTurns::get(const RopeView &rope, int64_t rows, bool pinned) {
     release(entry);
     // Half as much again, so that a prompt in chunks does not start anew with each.
     const int64_t capacity = std::max(coarse, entry.capacity + entry.capacity / 2);
-    entry.capacity = entry.rows = 0;
+    entry.capacity = entry.rows = entry.settled = 0;
     entry.memory = store_.alloc(uint64_t(checked_mul(kFine + capacity, int64_t(rope.half), int64_t{sizeof(RopeTurn)})));
     entry.capacity = capacity;
   }
@@ -70,6 +70,14 @@ Memory RopeTurns::get(const RopeView &rope, int64_t rows, bool pinned) {
   write(entry, kFine, ceil_div(entry.rows, kFine), coarse, kFine, entry.attention_scaling);
   entry.rows = std::max(entry.rows, rows);
   return entry.memory;
+}
+
+void RopeTurns::settle(bool written) {
+  for (Entry &entry : entries_)
+    if (written)
+      entry.settled = entry.rows;
+    else
+      entry.rows = entry.settled;
 }
 
 Memory RopeTurns::find(const RopeView &rope, int64_t rows) {

@@ -37,6 +37,9 @@ public:
   Memory get(const RopeView &rope, int64_t rows, bool pinned = false);
   // The same if it can be had without writing anything; else size 0.
   Memory find(const RopeView &rope, int64_t rows);
+  // For a store whose writes may come to nothing: whether all since the last time were made. Those that were not are
+  // made again when their rows are next asked for.
+  void settle(bool written);
   // Gives all tables up: free(memory) for each.
   template <class Free>
   void clear(Free free) {
@@ -51,6 +54,7 @@ private:
     double attention_scaling = 1.0;
     int64_t step = 1;
     int64_t rows = 0;      // written
+    int64_t settled = 0;   // of these, for certain
     int64_t capacity = 0;  // coarse rows
     bool pinned = false;
     Memory memory;

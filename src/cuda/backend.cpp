@@ -106,7 +106,9 @@ void mark(Device &device, Mark what) {
 }
 std::unique_ptr<PendingCall> end(Device &device, const SelectStats *stats) {
   const Current current(*cu(device).gpu);
-  return cu(device).recorder->end(stats);
+  if (stats) return cu(device).recorder->end(stats);
+  cu(device).recorder->drop();
+  return nullptr;
 }
 uint64_t reachable(const Device &device, const void *address, uint64_t wanted) {
   const Current current(*cu(device).gpu);

@@ -79,7 +79,7 @@ CUmodule Gpu::module(const char *image) {
            "kernel module %s does not run on %s (compute capability %d.%d) with a driver of CUDA %d.%d: %s: %s", image,
            caps.name.c_str(), caps.sm / 10, caps.sm % 10, caps.driver / 1000, caps.driver % 1000 / 10, fn.name(result),
            fn.text(result));
-    check(result, "cuModuleLoadData");
+    check(result, (std::string("loading kernel module ") + image).c_str());
     modules_.emplace(image, loaded);
     return loaded;
   }
@@ -95,11 +95,11 @@ std::optional<int32_t> Gpu::find_constant(CUmodule module, const std::string &na
   int32_t value = 0;
   SEER_REQUIRE(size == sizeof value, Status::internal, "%s has %zu bytes", name.c_str(), size);
   CUstream aside = nullptr;  // not the legacy default stream, which a capture elsewhere may forbid
-  check(fn.cuStreamCreate(&aside, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+  check(fn.cuStreamCreate(&aside, CU_STREAM_NON_BLOCKING), ("cuStreamCreate for " + name).c_str());
   CUresult copied = fn.cuMemcpyDtoHAsync(&value, at, sizeof value, aside);
   if (copied == CUDA_SUCCESS) copied = fn.cuStreamSynchronize(aside);
   fn.cuStreamDestroy(aside);
-  check(copied, "cuMemcpyDtoHAsync");
+  check(copied, ("cuMemcpyDtoHAsync of " + name).c_str());
   return value;
 }
 
@@ -122,13 +122,14 @@ const Kernel &Gpu::kernel(const char *image, const std::string &name) {
   kernel.name = name;
   const CUresult result = fn.cuModuleGetFunction(&kernel.function, in, name.c_str());
   SEER_REQUIRE(result != CUDA_ERROR_NOT_FOUND, Status::unsupported, "module %s has no kernel %s", image, name.c_str());
-  check(result, name.c_str());
+  check(result, ("cuModuleGetFunction of " + name).c_str());
   kernel.shared = find_constant(in, name + "_shared").value_or(0);
   int32_t fixed = 0;
-  check(fn.cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function), "cuFuncGetAttribute");
+  check(fn.cuFuncGetAttribute(&fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.function),
+        ("cuFuncGetAttribute of " + name).c_str());
   kernel.max_shared = caps.max_shared - fixed;
   check(fn.cuFuncSetAttribute(kernel.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.max_shared),
-        "cuFuncSetAttribute");
+        ("cuFuncSetAttribute of " + name).c_str());
   return kernels_.emplace(std::move(key), std::move(kernel)).first->second;
 }
 

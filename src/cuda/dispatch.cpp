@@ -12,51 +12,20 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kStagingBlock = uint64_t{16} << 10;
-constexpr uint64_t kStagedWrite = uint64_t{4}
-                                  << 20;  // beyond it a write waits instead of being copied to pinned memory
-constexpr uint64_t kAlignment = 256;      // of uploads
-constexpr unsigned kPortable = 1;         // CU_MEMHOSTALLOC_PORTABLE
+constexpr uint64_t kStagedWrite = uint64_t{4} << 20;  // beyond it a write is not copied to pinned memory
+constexpr uint64_t kAlignment = 256;                  // of uploads
+constexpr unsigned kPortable = 1;                     // CU_MEMHOSTALLOC_PORTABLE
 constexpr auto kSpin = std::chrono::milliseconds(1);  // a wait this long polls, for a short call's latency
 
 CUdeviceptr pointer(const void *address) { return reinterpret_cast<CUdeviceptr>(address); }
-
-// As the driver takes it.
-struct LaunchConfig {
-  CUlaunchAttribute attributes[2] = {};
-  CUlaunchConfig config{};
-
-  LaunchConfig(const Launch &launch, CUstream stream) {
-    config = {.gridDimX = uint32_t(launch.blocks),
-              .gridDimY = launch.blocks_y,
-              .gridDimZ = launch.blocks_z,
-              .blockDimX = launch.threads,
-              .blockDimY = 1,
-              .blockDimZ = 1,
-              .sharedMemBytes = uint32_t(launch.shared),
-              .hStream = stream,
-              .attrs = attributes,
-              .numAttrs = 0};
-    if (launch.overlap) {
-      CUlaunchAttribute &attribute = attributes[config.numAttrs++];
-      attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-      attribute.value.programmaticStreamSerializationAllowed = 1;
-    }
-    if (launch.cluster > 1) {
-      CUlaunchAttribute &attribute = attributes[config.numAttrs++];
-      attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-      attribute.value.clusterDim = {launch.cluster, 1, 1};
-    }
-  }
-  LaunchConfig(const LaunchConfig &) = delete;
-  LaunchConfig &operator=(const LaunchConfig &) = delete;
-};
 
 }  // namespace
 
 // A call's end.
 class Recorder::Wait : public PendingCall {
 public:
-  Wait(Recorder &recorder, std::unique_ptr<Call> call) : recorder_(recorder), call_(std::move(call)) {}
+  explicit Wait(Recorder &recorder) : recorder_(recorder) {}
+  void take(std::unique_ptr<Call> call) { call_ = std::move(call); }
   ~Wait() override {
     if (!call_) return;
     try {
@@ -103,7 +72,7 @@ Recorder::Recorder(CudaDevice &device) : device_(device), fn_(device.fn) {
 }
 
 Recorder::~Recorder() {
-  if (call_) abandon();
+  if (call_) drop();
   fences_.clear();
   fn_.cuStreamSynchronize(own_);
   for (const auto &call : idle_) destroy(*call);
@@ -139,6 +108,8 @@ void Recorder::recycle(std::unique_ptr<Call> call) noexcept {
   for (const Memory &memory : call->to_free) free_now(device_, memory, own_);
   call->to_free.clear();
   for (Staging &s : call->staging) s.used = 0;
+  call->tape.clear();
+  call->writes.clear();
   call->marks.clear();
   call->stages.clear();
   call->events_used = call->block = 0;
@@ -148,14 +119,18 @@ void Recorder::recycle(std::unique_ptr<Call> call) noexcept {
   idle_.push_back(std::move(call));
 }
 
-CUevent Recorder::event(Call &call) {
+CUevent Recorder::make_event(Call &call) {
   if (call.events_used == call.events.size()) {
     CUevent made = nullptr;
     device_.check(fn_.cuEventCreate(&made, CU_EVENT_BLOCKING_SYNC), "cuEventCreate");
     call.events.push_back(made);
   }
-  CUevent event = call.events[call.events_used++];
-  device_.check(fn_.cuEventRecord(event, call.stream), "cuEventRecord");
+  return call.events[call.events_used++];
+}
+
+CUevent Recorder::note_event() {
+  CUevent event = make_event(*call_);
+  call_->tape.record(event);
   return event;
 }
 
@@ -185,19 +160,16 @@ void Recorder::open(CUstream stream, bool implicit) {
                "the stream's capture has failed already");
   const bool captured = status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
   unsigned long long id = 0;
-  if (!captured) {
-    device_.check(fn_.cuStreamGetId(stream, &id), "cuStreamGetId");
-    if (chained_ && last_stream_ != id) device_.check(fn_.cuStreamWaitEvent(stream, chain_, 0), "cuStreamWaitEvent");
-  }
+  if (!captured) device_.check(fn_.cuStreamGetId(stream, &id), "cuStreamGetId");
   auto call = take_call();
   call->stream = stream;
   call->stream_id = id;
   call->implicit = implicit;
   call->captured = captured;
+  if (!captured && chained_ && last_stream_ != id) call->tape.wait(chain_);
   stream_ = stream;
   thread_ = std::this_thread::get_id();
   call_ = std::move(call);
-  if (call_->captured) graphs_ = true;
 }
 
 void Recorder::begin(const Exec &exec) {
@@ -207,9 +179,9 @@ void Recorder::begin(const Exec &exec) {
   try {
     call_->measured = true;
     if (detailed()) fill_zero(device_.clocks, sizeof Call::Told::clocks);
-    call_->first = event(*call_);
+    call_->first = note_event();
   } catch (...) {
-    abandon();
+    drop();
     throw;
   }
 }
@@ -222,8 +194,7 @@ bool Recorder::detailed() const { return device_.log.fn && device_.log.level >= 
 
 void Recorder::stage_done(const char *name) {
   if (!detailed() || !call_ || !call_->measured) return;
-  CUevent made = event(*call_);
-  call_->stages.emplace_back(name, made);
+  call_->stages.emplace_back(name, note_event());
 }
 
 uint64_t *Recorder::clocks() const { return detailed() && call_ && call_->measured ? device_.clocks : nullptr; }
@@ -249,51 +220,70 @@ void Recorder::mark(Mark mark) {
   auto &marks = call_->marks;
   const bool begins = mark == Mark::gate_begin || mark == Mark::attend_begin;
   CUevent made = !begins ? nullptr : marks.empty() ? call_->first : marks.back().second;
-  if (!made) made = event(*call_);
+  if (!made) made = note_event();
   marks.emplace_back(mark, made);
 }
 
-void Recorder::abandon() noexcept {
-  const std::unique_ptr<Call> call = std::move(call_);
+std::unique_ptr<Recorder::Call> Recorder::close() noexcept {
   stream_ = own_;
   thread_ = std::thread::id();
-  if (!call->captured) fn_.cuStreamSynchronize(call->stream);  // its memory may be in use
-  destroy(*call);
+  return std::move(call_);
+}
+
+void Recorder::drop() noexcept {
+  std::unique_ptr<Call> call = close();
+  if (device_.rope) device_.rope->settle(false);
+  // Calls before it may be using what it was to free; the last one's end is that of all.
+  if (!call->to_free.empty() && chained_) fn_.cuEventSynchronize(chain_);
+  for (const Memory &memory : call->uploads) free_now(device_, memory, own_);
+  call->uploads.clear();
+  recycle(std::move(call));
 }
 
 std::unique_ptr<PendingCall> Recorder::end(const SelectStats *stats) {
   SEER_REQUIRE(call_, Status::internal, "no call is open");
-  // Whatever fails from here on, the call is over.
-  std::unique_ptr<Call> call = std::move(call_);
-  stream_ = own_;
-  thread_ = std::thread::id();
-  auto pending = std::make_unique<Wait>(*this, std::move(call));
-  Call &c = *pending->call();
-  if (c.captured) return pending;
+  std::unique_ptr<Wait> pending;
   try {
-    if (!c.told) {
-      void *host = nullptr;
-      device_.check(fn_.cuMemHostAlloc(&host, sizeof *c.told, kPortable), "cuMemHostAlloc");
-      c.told = static_cast<Call::Told *>(host);
+    pending = std::make_unique<Wait>(*this);
+    Call &c = *call_;
+    if (c.captured) {
+      std::lock_guard lock(mutex_);
+      kept_.insert(kept_.end(), c.uploads.begin(), c.uploads.end());
+      c.uploads.clear();
+    } else {
+      if (!c.told) {
+        void *host = nullptr;
+        device_.check(fn_.cuMemHostAlloc(&host, sizeof *c.told, kPortable), "cuMemHostAlloc");
+        c.told = static_cast<Call::Told *>(host);
+      }
+      if (stats) c.tape.copy_out(&c.told->stats, pointer(stats), sizeof *stats);
+      c.has_stats = stats != nullptr;
+      if (!c.stages.empty()) c.tape.copy_out(c.told->clocks, pointer(device_.clocks), sizeof c.told->clocks);
+      c.last = note_event();
+      if (!chain_) device_.check(fn_.cuEventCreate(&chain_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+      c.tape.record(chain_);
     }
-    const auto tell = [&](void *to, const void *from, uint64_t bytes) {
-      device_.check(fn_.cuMemcpyDtoHAsync(to, pointer(from), bytes, c.stream), "cuMemcpyDtoHAsync");
-    };
-    if (stats) tell(&c.told->stats, stats, sizeof *stats);
-    c.has_stats = stats != nullptr;
-    if (!c.stages.empty()) tell(c.told->clocks, device_.clocks, sizeof c.told->clocks);
-    c.last = event(c);
-    if (!chain_) device_.check(fn_.cuEventCreate(&chain_, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
-    device_.check(fn_.cuEventRecord(chain_, c.stream), "cuEventRecord");
-    chained_ = true;
-    last_stream_ = c.stream_id;
   } catch (...) {
-    fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
+    drop();
+    throw;
+  }
+  pending->take(close());
+  Call &c = *pending->call();
+  if (c.captured) graphs_ = true;
+  try {
+    c.tape.play(*device_.gpu, c.stream);
+  } catch (...) {
+    if (device_.rope) device_.rope->settle(false);
+    if (!c.captured) fn_.cuStreamSynchronize(c.stream);  // its memory may be in use
     c.last = nullptr;
     c.measured = c.has_stats = false;
     c.stages.clear();
     throw;
   }
+  if (device_.rope) device_.rope->settle(true);
+  if (c.captured) return pending;
+  chained_ = true;
+  last_stream_ = c.stream_id;
   return pending;
 }
 
@@ -351,7 +341,9 @@ int32_t Recorder::clusters_at_once(const Kernel &kernel, const Launch &launch) {
   return count;
 }
 
-void Recorder::launch_pointers(const Kernel &kernel, const Launch &launch, void **params) {
+void Recorder::launch_bytes(const Kernel &kernel, const Launch &launch,
+                            std::span<const std::span<const std::byte>> params) {
+  SEER_REQUIRE(call_, Status::internal, "a launch outside of a call");
   if (launch.blocks == 0) return;
   SEER_REQUIRE(launch.blocks <= INT32_MAX && launch.blocks_y <= 65535 && launch.blocks_z <= 65535, Status::unsupported,
                "a call of this size needs %llu blocks of threads of %s; a launch has at most 2147483647",
@@ -359,8 +351,7 @@ void Recorder::launch_pointers(const Kernel &kernel, const Launch &launch, void 
   SEER_REQUIRE(launch.shared <= uint64_t(kernel.max_shared), Status::unsupported,
                "a call of this size needs %llu bytes of shared memory in %s; the device has %d",
                (unsigned long long)launch.shared, kernel.name.c_str(), int(kernel.max_shared));
-  const LaunchConfig config(launch, stream());
-  device_.check(fn_.cuLaunchKernelEx(&config.config, kernel.function, params, nullptr), kernel.name.c_str());
+  call_->tape.launch(kernel, launch, params);
 }
 
 Recorder::Staging &Recorder::room(uint64_t bytes) {
@@ -379,22 +370,27 @@ Recorder::Staging &Recorder::room(uint64_t bytes) {
   return call.staging.back();
 }
 
+Recorder::Staged Recorder::stage_bytes(const void *data, uint64_t bytes) {
+  Staging &s = room(bytes);
+  const Staged staged{s.host + s.used, s.device + s.used};
+  std::memcpy(s.host + s.used, data, bytes);
+  s.used = std::min(s.size, (s.used + bytes + kAlignment - 1) / kAlignment * kAlignment);
+  return staged;
+}
+
 const void *Recorder::upload_bytes(const void *data, uint64_t bytes) {
   SEER_REQUIRE(call_ && bytes, Status::internal, "an upload outside of a call, or of nothing");
   if (call_->captured) {
+    call_->uploads.reserve(call_->uploads.size() + 1);
     CUdeviceptr made = 0;
     device_.check(fn_.cuMemAlloc(&made, bytes), "cuMemAlloc");
-    const Memory memory{.address = reinterpret_cast<void *>(made), .handle = kDriverMemory, .size = bytes};
-    keep(memory);
+    call_->uploads.push_back({.address = reinterpret_cast<void *>(made), .handle = kDriverMemory, .size = bytes});
     write_aside(made, data, bytes);
-    return memory.address;
+    return reinterpret_cast<const void *>(made);
   }
-  Staging &s = room(bytes);
-  const uint64_t at = s.used;
-  s.used = std::min(s.size, (at + bytes + kAlignment - 1) / kAlignment * kAlignment);
-  std::memcpy(s.host + at, data, bytes);
-  device_.check(fn_.cuMemcpyHtoDAsync(s.device + at, s.host + at, bytes, call_->stream), "cuMemcpyHtoDAsync");
-  return reinterpret_cast<const void *>(s.device + at);
+  const Staged staged = stage_bytes(data, bytes);
+  call_->tape.copy_in(staged.device, staged.host, bytes);
+  return reinterpret_cast<const void *>(staged.device);
 }
 
 void Recorder::write_aside(CUdeviceptr dst, const void *src, uint64_t bytes) {
@@ -406,28 +402,33 @@ void Recorder::write_aside(CUdeviceptr dst, const void *src, uint64_t bytes) {
 void Recorder::write(void *dst, const void *src, uint64_t bytes) {
   if (bytes == 0) return;
   if (capturing()) return write_aside(pointer(dst), src, bytes);
-  if (call_ && bytes <= kStagedWrite) {
-    Staging &s = room(bytes);
-    const uint64_t at = s.used;
-    s.used = std::min(s.size, (at + bytes + kAlignment - 1) / kAlignment * kAlignment);
-    std::memcpy(s.host + at, src, bytes);
-    device_.check(fn_.cuMemcpyHtoDAsync(pointer(dst), s.host + at, bytes, call_->stream), "cuMemcpyHtoDAsync");
-    return;
+  if (call_) {
+    const void *kept = nullptr;
+    if (bytes <= kStagedWrite) {
+      kept = stage_bytes(src, bytes).host;
+    } else {
+      const char *from = static_cast<const char *>(src);
+      kept = call_->writes.emplace_back(from, from + bytes).data();
+    }
+    return call_->tape.copy_in(pointer(dst), kept, bytes);
   }
-  device_.check(fn_.cuMemcpyHtoDAsync(pointer(dst), src, bytes, stream()), "cuMemcpyHtoDAsync");
-  device_.check(fn_.cuStreamSynchronize(stream()), "cuStreamSynchronize");
+  device_.check(fn_.cuMemcpyHtoDAsync(pointer(dst), src, bytes, own_), "cuMemcpyHtoDAsync");
+  device_.check(fn_.cuStreamSynchronize(own_), "cuStreamSynchronize");
 }
 
 void Recorder::fill_zero(void *dst, uint64_t bytes) {
-  if (bytes) device_.check(fn_.cuMemsetD8Async(pointer(dst), 0, bytes, stream()), "cuMemsetD8Async");
+  if (bytes == 0) return;
+  if (call_) return call_->tape.zero(pointer(dst), bytes);
+  device_.check(fn_.cuMemsetD8Async(pointer(dst), 0, bytes, own_), "cuMemsetD8Async");
 }
 
 void Recorder::read(const void *src, void *dst, uint64_t bytes) {
   SEER_REQUIRE(!capturing(), Status::unsupported, "what a captured call computes cannot be read before it runs");
   if (call_ && call_->implicit) end(nullptr);  // its end waits
+  SEER_REQUIRE(!call_, Status::internal, "a read inside a call");
   if (bytes == 0) return;
-  device_.check(fn_.cuMemcpyDtoHAsync(dst, pointer(src), bytes, stream()), "cuMemcpyDtoHAsync");
-  device_.check(fn_.cuStreamSynchronize(stream()), "cuStreamSynchronize");
+  device_.check(fn_.cuMemcpyDtoHAsync(dst, pointer(src), bytes, own_), "cuMemcpyDtoHAsync");
+  device_.check(fn_.cuStreamSynchronize(own_), "cuStreamSynchronize");
 }
 
 void Recorder::free_later(const Memory &memory) {
@@ -446,11 +447,15 @@ uint64_t Recorder::record() {
   if (call_ && call_->implicit) {
     pending = end(nullptr);
   } else {
-    auto call = take_call();
-    call->stream = stream();
-    call->captured = capturing();
-    auto wait = std::make_unique<Wait>(*this, std::move(call));
-    if (!wait->call()->captured) wait->call()->last = event(*wait->call());
+    SEER_REQUIRE(!call_, Status::internal, "a fence inside a call");
+    auto wait = std::make_unique<Wait>(*this);
+    wait->take(take_call());
+    Call &call = *wait->call();
+    call.stream = own_;
+    call.captured = false;
+    CUevent event = make_event(call);
+    device_.check(fn_.cuEventRecord(event, own_), "cuEventRecord");
+    call.last = event;
     pending = std::move(wait);
   }
   std::lock_guard lock(mutex_);

@@ -1,9 +1,10 @@
-// Recording and launching work. Stages record copies and kernels on the call's stream and return; nothing waits until
+// Recording and launching work. Stages note copies and kernels for the call's stream and return; nothing waits until
 // somebody asks for the result.
 //
-// A call is what lies between begin() and end(). It has a stream: the caller's, or the context's own. Calls of one
-// context use one workspace, so that a call on another stream than the one before first waits, on the device, for that
-// one's end. Stages that are recorded outside of a call (tests do) open one, which record() or read() ends.
+// A call is what lies between begin() and end(), which enqueues all of it (tape.h), or drop(), after which nothing was
+// enqueued. It has a stream: the caller's, or the context's own. Calls of one context use one workspace, so that a call
+// on another stream than the one before first waits, on the device, for that one's end. Stages that are recorded
+// outside of a call (tests do) open one, which record() or read() ends.
 //
 // If the stream is being captured into a CUDA graph, what is recorded must not depend on anything that will change:
 // uploads are made at once, on a stream of the context's, into memory that is kept as long as the context; there are no
@@ -24,29 +25,11 @@
 
 #include "../backend.h"
 #include "loader.h"
+#include "tape.h"
 
 namespace seer::cuda {
 
 struct CudaDevice;
-
-// A kernel of a module; valid as long as the device. Made by CudaDevice::kernel.
-struct Kernel {
-  CUfunction function = nullptr;
-  std::string name;
-  int32_t shared = 0;      // the value of the module's `int NAME_shared`, if it has one: bytes the kernel asks for
-  int32_t max_shared = 0;  // dynamic shared memory that the device gives it, bytes
-};
-
-struct Launch {
-  uint64_t blocks = 0;  // grid x; 0 records nothing
-  uint32_t blocks_y = 1, blocks_z = 1;
-  uint32_t threads = 128;  // of a block
-  uint64_t shared = 0;     // dynamic, bytes
-  uint32_t cluster = 1;    // blocks of a cluster, along x
-  // Programmatic dependent launch: the kernel may start while the one before still runs, and calls
-  // cudaGridDependencySynchronize (griddepcontrol.wait) before it touches anything that one wrote.
-  bool overlap = false;
-};
 
 class Recorder {
 public:
@@ -57,8 +40,11 @@ public:
 
   void begin(const Exec &exec);  // throws if a call is open
   void mark(Mark mark);
-  // `stats`: device memory, read when the work is done. The result outlives anything but the recorder.
+  // `stats`: device memory, read when the work is done. The result outlives anything but the recorder. However it ends,
+  // no call is open any more; one that throws anything but the driver's refusal of work has enqueued nothing.
   std::unique_ptr<PendingCall> end(const SelectStats *stats);
+  // Ends a call that could not be recorded. What it was to free may have to wait for the calls before it.
+  void drop() noexcept;
 
   // For stages, before anything else: opens a call if none is.
   void stage(const Exec &exec);
@@ -72,12 +58,12 @@ public:
   bool recording_here() const { return thread_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
   bool graphs() const { return graphs_; }  // whether graphs may use what calls of this context have used
 
-  // Launches kernel(params...): each is copied now. Their types must be exactly the kernel's.
+  // kernel(params...): each is copied now. Their types must be exactly the kernel's.
   template <class... Params>
   void launch(const Kernel &kernel, const Launch &launch, const Params &...params) {
     static_assert((std::is_trivially_copyable_v<Params> && ...));
-    void *pointers[] = {const_cast<void *>(static_cast<const void *>(&params))...};
-    launch_pointers(kernel, launch, pointers);
+    const std::span<const std::byte> bytes[] = {std::as_bytes(std::span(&params, 1))...};
+    launch_bytes(kernel, launch, bytes);
   }
 
   // How many clusters of such a launch the device can hold at a time; 0: none, and it would fail.
@@ -108,13 +94,19 @@ private:
     CUdeviceptr device = 0;
     uint64_t size = 0, used = 0;
   };
+  struct Staged {
+    const char *host;
+    CUdeviceptr device;
+  };
   // What a call holds until its work is done; used again by later ones.
   struct Call {
+    Tape tape;
     CUstream stream = nullptr;
     unsigned long long stream_id = 0;
     bool captured = false, implicit = false, measured = false, has_stats = false;
     std::vector<Staging> staging;
-    size_t block = 0;  // of staging, in use
+    size_t block = 0;                       // of staging, in use
+    std::vector<std::vector<char>> writes;  // that staging is too small for
     std::vector<CUevent> events;
     size_t events_used = 0;
     std::vector<std::pair<Mark, CUevent>> marks;
@@ -126,16 +118,19 @@ private:
     };
     Told *told = nullptr;  // pinned
     std::vector<Memory> to_free;
+    std::vector<Memory> uploads;  // captured: kept as long as the graph that it becomes part of
   };
   class Wait;
 
   std::unique_ptr<Call> take_call();
   void check_stream(CUstream stream);  // that it is of this device
   void open(CUstream stream, bool implicit);
-  void abandon() noexcept;  // the open call, which could not even begin
-  CUevent event(Call &call);
-  Staging &room(uint64_t bytes);  // in the open call, for that much more
-  void launch_pointers(const Kernel &kernel, const Launch &launch, void **params);
+  std::unique_ptr<Call> close() noexcept;  // the open call
+  CUevent make_event(Call &call);
+  CUevent note_event();                                  // in the open call
+  Staging &room(uint64_t bytes);                         // in the open call, for that much more
+  Staged stage_bytes(const void *data, uint64_t bytes);  // a copy, and as much of the device's
+  void launch_bytes(const Kernel &kernel, const Launch &launch, std::span<const std::span<const std::byte>> params);
   const void *upload_bytes(const void *data, uint64_t bytes);
   void write_aside(CUdeviceptr dst, const void *src, uint64_t bytes);  // not part of a captured call
   void wait_event(CUevent event, uint64_t timeout_ns, bool &done) const;

@@ -22,6 +22,8 @@ public:
 
   // Tables for rows 0 .. rows - 1 of `rope` (for project, row i is block i), for work recorded from now on.
   RopePair get(const RopeView &rope, int64_t rows);
+  // Whether what was written since the last time was enqueued; else it will be written again.
+  void settle(bool written) { turns_.settle(written); }
 
 private:
   class Store final : public RopeTurns::Store {

@@ -96,18 +96,66 @@ inline void rotate(seer_attention_desc &desc, double theta = 10000) {
   desc.rope.theta = theta;
 }
 
+// A prefill of the same tensors; the mask is not asked for.
+inline seer_prefill_desc prefill_of(const Attention &a, seer_select_method method) {
+  seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
+  desc.q = a.desc.q;
+  desc.k = a.desc.k;
+  desc.v = a.desc.v;
+  desc.out = a.desc.out;
+  desc.select.method = method;
+  desc.select.threshold = 0.01;
+  desc.select.ratio = 0.3;
+  return desc;
+}
+
+// On the caller's stream, or on the context's until it is done.
+inline seer_submit submit_to(void *const *stream) {
+  seer_submit submit = SEER_INIT(seer_submit);
+  submit.flags = stream ? SEER_SUBMIT_USE_STREAM : SEER_SUBMIT_BLOCKING;
+  if (stream) submit.cuda_stream = *stream;
+  return submit;
+}
+
 inline seer_status run(const ContextHandle &context, const seer_attention_desc &desc, void *const *stream = nullptr,
                        seer_ticket *ticket = nullptr, uint32_t flags = 0) {
-  seer_submit submit = SEER_INIT(seer_submit);
-  submit.flags = flags;
-  if (stream) {
-    submit.flags |= SEER_SUBMIT_USE_STREAM;
-    submit.cuda_stream = *stream;
-  } else {
-    submit.flags |= SEER_SUBMIT_BLOCKING;
-  }
+  seer_submit submit = submit_to(stream);
+  submit.flags |= flags;
   return seer_attention(context.get(), &desc, &submit, ticket);
 }
+
+// A caller's allocator: what it was told, and an arena that it serves from, as frameworks' caches do.
+struct Arena {
+  explicit Arena(uint64_t bytes) : memory(bytes) {}
+  fake::Memory memory;
+  uint64_t used = 0;
+  int64_t live = 0;
+  std::vector<void *> allocated_on, freed_on;
+  int refused = 0;           // the how manieth allocation from now on is; 0: none
+  void *watched = nullptr;   // a stream
+  uint64_t freed_early = 0;  // while that one had work left
+  seer_allocator allocator() {
+    seer_allocator a = SEER_INIT(seer_allocator);
+    a.user = this;
+    a.device_alloc = [](void *user, uint64_t size, void *stream) -> void * {
+      auto &self = *static_cast<Arena *>(user);
+      if (self.refused > 0 && --self.refused == 0) return nullptr;
+      if (self.used + size > self.memory.size) return nullptr;
+      char *at = static_cast<char *>(self.memory.address) + self.used;
+      self.used += (size + 255) / 256 * 256;
+      self.live++;
+      self.allocated_on.push_back(stream);
+      return at;
+    };
+    a.device_free = [](void *user, void *, uint64_t, void *stream) {
+      auto &self = *static_cast<Arena *>(user);
+      self.live--;
+      self.freed_on.push_back(stream);
+      if (self.watched && fake::control().left(self.watched) > 0) self.freed_early++;
+    };
+    return a;
+  }
+};
 
 inline std::vector<fake::Launch> launches(const char *prefix) {
   std::vector<fake::Launch> found;

@@ -288,7 +288,8 @@ EXPORT CUresult cuEventElapsedTime(float *ms, CUevent, CUevent) {
   return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuModuleLoadData(CUmodule *made, const void *) {
+EXPORT CUresult cuModuleLoadData(CUmodule *made, const void *image) {
+  d().looked_up.image = image;
   ENTER("cuModuleLoadData");
   auto *m = new Module;
   m->device = d().current();
@@ -305,6 +306,7 @@ EXPORT CUresult cuModuleUnload(CUmodule module) {
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuModuleGetFunction(CUfunction *made, CUmodule module, const char *name) {
+  d().looked_up.kernel = name;
   ENTER("cuModuleGetFunction");
   auto *m = reinterpret_cast<Module *>(module);
   auto &f = m->functions[name];
@@ -313,6 +315,7 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *made, CUmodule module, const cha
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr *at, size_t *bytes, CUmodule module, const char *name) {
+  d().looked_up.variable = name;
   ENTER("cuModuleGetGlobal");
   if (std::strncmp(name, "attend_", 7) != 0) return CUDA_ERROR_NOT_FOUND;
   *at = reinterpret_cast<CUdeviceptr>(&reinterpret_cast<Module *>(module)->shared);

@@ -33,6 +33,12 @@ struct Map {  // cuTensorMapEncodeTiled's arguments, in order of the calls
   uint32_t box[5] = {};
 };
 
+struct Lookup {                 // the last one
+  const void *image = nullptr;  // of cuModuleLoadData
+  std::string kernel;           // of cuModuleGetFunction
+  std::string variable;         // of cuModuleGetGlobal
+};
+
 struct Counts {
   int64_t device_memory = 0, pinned_memory = 0, streams = 0, events = 0, modules = 0, contexts = 0;
   int64_t bytes = 0, peak_bytes = 0;  // of device memory
@@ -51,6 +57,7 @@ public:
   virtual uint64_t calls(const std::string &function) const = 0;  // since reset; "" counts all
   virtual std::vector<Launch> launches() const = 0;
   virtual std::vector<Map> maps() const = 0;
+  virtual Lookup lookup() const = 0;
   virtual Counts counts() const = 0;
   // What no real driver would bear: use of freed memory, a stream waited for while it is captured, and the like.
   virtual std::vector<std::string> violations() const = 0;
@@ -58,6 +65,8 @@ public:
   virtual void destroy_stream(void *stream) = 0;
   virtual void renew_stream(void *stream) = 0;  // destroys it and makes another of the same address
   virtual void capture(void *stream, bool on) = 0;
+  virtual uint64_t enqueued(void *stream) const = 0;  // launches, copies, memsets, events, waits: all since it was made
+  virtual uint64_t left(void *stream) const = 0;      // launches, copies and memsets that are not done
   virtual void *allocate(uint64_t bytes, int device = 0) = 0;  // a caller's device memory
   virtual void release(void *memory) = 0;
   virtual void run_all() = 0;                    // all work on all streams

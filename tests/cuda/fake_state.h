@@ -40,6 +40,7 @@ struct Stream {
   const int device;
   uint64_t id = next_stream_id++;
   std::deque<Op> ops{};
+  uint64_t added = 0;
   bool capturing = false;
 };
 
@@ -74,6 +75,7 @@ public:
   std::map<std::string, uint64_t> called;
   std::vector<Launch> launched;
   std::vector<Map> mapped;
+  Lookup looked_up;
   std::vector<std::string> wrong;
   std::map<uintptr_t, uint64_t> device, pinned;
   std::set<Stream *> streams{};
@@ -131,7 +133,10 @@ public:
     return s;
   }
 
-  void add(Stream &stream, Op op) { stream.ops.push_back(std::move(op)); }
+  void add(Stream &stream, Op op) {
+    stream.ops.push_back(std::move(op));
+    stream.added++;
+  }
   bool step(Stream &stream) {
     if (stream.ops.empty()) return false;
     Op op = std::move(stream.ops.front());
@@ -164,6 +169,7 @@ public:
     called.clear();
     launched.clear();
     mapped.clear();
+    looked_up = {};
     wrong.clear();
     waited = 0;
     limit = INT64_MAX;
@@ -180,6 +186,7 @@ public:
   }
   std::vector<Launch> launches() const override { return launched; }
   std::vector<Map> maps() const override { return mapped; }
+  Lookup lookup() const override { return looked_up; }
   int64_t bytes() const {
     int64_t sum = 0;
     for (const auto &[at, size] : device) sum += int64_t(size);
@@ -214,6 +221,12 @@ public:
     static_cast<Stream *>(stream)->id = next_stream_id++;  // its work goes on
   }
   void capture(void *stream, bool on) override { static_cast<Stream *>(stream)->capturing = on; }
+  uint64_t enqueued(void *stream) const override { return static_cast<Stream *>(stream)->added; }
+  uint64_t left(void *stream) const override {
+    uint64_t count = 0;
+    for (const Op &op : static_cast<Stream *>(stream)->ops) count += op.run != nullptr;
+    return count;
+  }
   void *allocate(uint64_t size, int on) override {
     std::lock_guard lock(mutex);
     void *made = std::aligned_alloc(256, (size + 255) / 256 * 256);

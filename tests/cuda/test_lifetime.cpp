@@ -1,5 +1,5 @@
-// The CUDA host on a driver without a GPU: several devices, streams that only look the same, whose allocator is told
-// what, and what is left behind where things fail.
+// The CUDA host on a driver without a GPU: several devices, streams that only look the same, and whose allocator is
+// told what.
 #include <doctest/doctest.h>
 #include <seerattn/seerattn.h>
 
@@ -11,40 +11,6 @@
 
 #include "attention.h"
 #include "backend.h"
-
-namespace {
-
-constexpr int kInvalidValue = 1, kIllegalAddress = 700;
-
-// A caller's allocator: what it was told, and an arena that it serves from, as frameworks' caches do.
-struct Arena {
-  explicit Arena(uint64_t bytes) : memory(bytes) {}
-  fake::Memory memory;
-  uint64_t used = 0;
-  int64_t live = 0;
-  std::vector<void *> allocated_on, freed_on;
-  seer_allocator allocator() {
-    seer_allocator a = SEER_INIT(seer_allocator);
-    a.user = this;
-    a.device_alloc = [](void *user, uint64_t size, void *stream) -> void * {
-      auto &self = *static_cast<Arena *>(user);
-      if (self.used + size > self.memory.size) return nullptr;
-      char *at = static_cast<char *>(self.memory.address) + self.used;
-      self.used += (size + 255) / 256 * 256;
-      self.live++;
-      self.allocated_on.push_back(stream);
-      return at;
-    };
-    a.device_free = [](void *user, void *, uint64_t, void *stream) {
-      auto &self = *static_cast<Arena *>(user);
-      self.live--;
-      self.freed_on.push_back(stream);
-    };
-    return a;
-  }
-};
-
-}  // namespace
 
 TEST_CASE("two devices: each call with the context, kernels, streams and memory of its own") {
   const Clean clean;
@@ -147,9 +113,7 @@ TEST_CASE("memory made and freed beside a call on the caller's stream is not of 
     seer_context *context;
     bool ran = false;
   } beside{context.get()};
-  seer_submit submit = SEER_INIT(seer_submit);
-  submit.flags = SEER_SUBMIT_USE_STREAM;
-  submit.cuda_stream = stream.handle;
+  seer_submit submit = submit_to(&stream.handle);
   submit.progress_user = &beside;
   submit.progress = [](void *user, uint64_t, uint64_t) -> int32_t {  // while the call is recorded
     auto &b = *static_cast<Beside *>(user);
@@ -196,147 +160,6 @@ TEST_CASE("a tensor at the end of its memory has none, whatever lies behind") {
   desc.v.size = a.v.size;  // says the caller
   CHECK(run(context, desc) == SEER_ERROR_OUT_OF_BOUNDS);
   for (seer_buffer *buffer : buffers) seer_buffer_release(buffer);
-}
-
-TEST_CASE("errors: a context that cannot be made leaves nothing behind") {
-  const Clean clean;
-  for (const bool sticky : {false, true}) {
-    bool made = false;
-    for (int nth = 1; !made; nth++) {
-      REQUIRE(nth < 100);
-      CAPTURE(nth);
-      CAPTURE(sticky);
-      const fake::Counts before = fake::control().counts();
-      seer_context_params params = SEER_INIT(seer_context_params);
-      params.backend = SEER_BACKEND_CUDA;
-      seer_context *context = nullptr;
-      fake::control().fail("", nth, sticky ? kIllegalAddress : kInvalidValue, sticky);
-      made = seer_context_create(&params, &context) == SEER_OK;
-      fake::control().reset_errors();
-      seer_context_release(context);
-      const fake::Counts after = fake::control().counts();
-      CHECK(after.device_memory == before.device_memory);
-      CHECK(after.streams == before.streams);
-      CHECK(after.contexts == before.contexts);
-    }
-  }
-}
-
-TEST_CASE("errors: any call of the driver may fail in a prefill, and leaves the gate cache as it was") {
-  for (const bool sticky : {false, true}) {
-    bool through = false;
-    for (int nth = 1; !through; nth++) {
-      REQUIRE(nth < 300);
-      CAPTURE(nth);
-      CAPTURE(sticky);
-      const Clean clean;
-      const fake::Counts before = fake::control().counts();
-      {
-        const auto context = make_context();
-        const auto model = make_model(context, 4, 2, 64);
-        seer_gate_cache_params sizes = SEER_INIT(seer_gate_cache_params);
-        sizes.sequences = 2;
-        sizes.max_tokens = 1000;
-        seer_gate_cache *made = nullptr;
-        REQUIRE(seer_gate_cache_create(context.get(), model.get(), &sizes, &made) == SEER_OK);
-        const std::unique_ptr<seer_gate_cache, Release> cache(made);
-        const fake::Stream stream;
-        const Attention a(2, 300, 300, 4, 2, 64);
-        seer_prefill_desc desc = SEER_INIT(seer_prefill_desc);
-        desc.q = a.desc.q;
-        desc.k = a.desc.k;
-        desc.v = a.desc.v;
-        desc.out = a.desc.out;
-        desc.mask = a.desc.mask;
-        desc.cache = cache.get();
-        desc.select.method = SEER_SELECT_RATIO;
-        desc.select.ratio = 0.3;
-        seer_submit submit = SEER_INIT(seer_submit);
-        submit.flags = SEER_SUBMIT_USE_STREAM;
-        submit.cuda_stream = stream.handle;
-        bool recorded = false;
-        const auto prefill = [&] {
-          seer_ticket ticket = 0;
-          const seer_status status = seer_prefill(context.get(), model.get(), 0, &desc, &submit, &ticket);
-          recorded = status == SEER_OK;
-          return recorded ? seer_wait(context.get(), ticket, UINT64_MAX) : status;
-        };
-        const auto length = [&](int64_t expected) {
-          int64_t tokens = -1;
-          CHECK(seer_gate_cache_length(cache.get(), 0, 1, &tokens) == SEER_OK);
-          CHECK(tokens == expected);
-        };
-        fake::control().fail("", nth, sticky ? kIllegalAddress : kInvalidValue, sticky);
-        const uint64_t calls = fake::control().calls("");
-        const seer_status status = prefill();
-        through = status == SEER_OK && fake::control().calls("") - calls < uint64_t(nth);
-        fake::control().reset_errors();
-        if (sticky && !through) {
-          CHECK(prefill() == SEER_ERROR_DEVICE_LOST);
-        } else if (through || recorded) {  // recorded: what failed is the look at its end, and only here does that not
-          length(256);                     // lose the device
-        } else {
-          CHECK(status != SEER_OK);
-          length(0);
-          CHECK_MESSAGE(prefill() == SEER_OK, seer_last_error());
-          length(256);
-        }
-      }
-      const fake::Counts after = fake::control().counts();
-      CHECK(after == fake::Counts{before.device_memory, before.pinned_memory, before.streams, before.events,
-                                  before.modules, before.contexts, before.bytes, after.peak_bytes});
-    }
-  }
-}
-
-TEST_CASE("errors: what a call holds is not used again before its work is done, though the wait for it failed") {
-  const Clean clean;
-  const auto context = make_context();
-  const fake::Stream stream;
-  const Attention a(2, 300, 300), b(2, 200, 200);
-  fake::control().fail("cuEventQuery", 1, kInvalidValue, false);
-  seer_ticket ticket = 0;
-  REQUIRE(run(context, a.desc, &stream.handle, &ticket) == SEER_OK);
-  CHECK(seer_wait(context.get(), ticket, UINT64_MAX) == SEER_ERROR_INTERNAL);
-  REQUIRE(run(context, b.desc, &stream.handle) == SEER_OK);
-  REQUIRE(seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
-  const auto all = launches("attend_");
-  REQUIRE(all.size() == 2);
-  REQUIRE(all[0].attend_sequences.size() == 2);
-  CHECK(all[0].attend_sequences[1].q_len == 300);
-  CHECK(all[1].attend_sequences[1].q_len == 200);
-}
-
-TEST_CASE("errors: a wait for another stream's call that cannot be recorded leaks nothing") {
-  const Clean clean;
-  const fake::Counts before = fake::control().counts();
-  {
-    const auto context = make_context();
-    const fake::Stream one, two;
-    Attention a(2, 300, 300);
-    rotate(a.desc);
-    REQUIRE(run(context, a.desc, &one.handle) == SEER_OK);
-    REQUIRE(seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
-    fake::control().fail("cuStreamWaitEvent", 1, kInvalidValue, false);
-    CHECK(run(context, a.desc, &two.handle) == SEER_ERROR_INTERNAL);
-    CHECK(run(context, a.desc, &two.handle) == SEER_OK);
-    CHECK(seer_wait(context.get(), SEER_TICKET_ALL, UINT64_MAX) == SEER_OK);
-  }
-  const fake::Counts after = fake::control().counts();
-  CHECK(after.device_memory == before.device_memory);
-  CHECK(after.pinned_memory == before.pinned_memory);
-  CHECK(after.events == before.events);
-}
-
-TEST_CASE("errors: all that CUDA says leaves a process unusable loses the device") {
-  for (const int error : {226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 810, 911}) {
-    CAPTURE(error);
-    const Clean clean;
-    const auto context = make_context();
-    Attention a;
-    fake::control().fail("cuLaunchKernelEx", 1, error, true);
-    CHECK(run(context, a.desc) == SEER_ERROR_DEVICE_LOST);
-  }
 }
 
 TEST_CASE("a driver that does not list its devices, as in the child of a fork, is none; why is told") {
