@@ -355,7 +355,10 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
 }
 EXPORT CUresult cuOccupancyMaxActiveClusters(int *count, CUfunction, const CUlaunchConfig *config) {
   ENTER("cuOccupancyMaxActiveClusters");
-  *count = 132 / static_cast<int>(cluster_of(*config));
+  *count = 0;
+  const unsigned cluster = cluster_of(*config);
+  if (cluster == 1) return CUDA_ERROR_INVALID_VALUE;  // no cluster is none that could be counted
+  *count = 132 / static_cast<int>(cluster);
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **) {

@@ -443,8 +443,6 @@ TEST_CASE("select: rows are shared among as many blocks of a cluster as hold the
     uint32_t cluster;
   };
   for (const Case &c : {Case{64 * 64, "select_threshold_32", 1},
-                        {65 * 64, "select_cluster_128", 1},
-                        {256 * 64, "select_cluster_128", 1},
                         {257 * 64, "select_cluster_128", 2},
                         {513 * 64, "select_cluster_128", 4},
                         {1025 * 64, "select_cluster_128", 8}}) {
