@@ -61,7 +61,7 @@ void Tape::play(Gpu &gpu, CUstream stream) {
     void **const params;
     Gpu &gpu;
     const Driver &fn;
-    const CUstream stream;
+    CUstream stream;
   };
   pointers_.clear();
   for (const size_t at : offsets_) pointers_.push_back(params_.data() + at);
