@@ -178,6 +178,14 @@ void check_attend(Checker &c) {
                         p.rotate ? "" : "_norope", p.poison ? "_poison" : "");
           if (c.begin("attend", name)) check(c, p, shape);
         }
+  // As wide as a kernel that is made for it, where the cases above only have it padded.
+  for (DType dtype : float_dtypes)
+    for (const Shape &shape : shapes(64, false)) {
+      char name[128];
+      std::snprintf(name, sizeof name, "attend_%s_d96_p64_g3_%s_half", dtype_name(dtype), shape.name);
+      if (c.begin("attend", name))
+        check(c, {dtype, 96, 64, 2, 3, Fill::normal, Blocks::half, false, true, Layout::swapped}, shape);
+    }
   // A few queries against many keys, which some backends share out.
   for (DType dtype : float_dtypes)
     for (int64_t dim : {64, 128})
