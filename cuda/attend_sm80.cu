@@ -22,8 +22,6 @@ namespace {
 
 using namespace seer::sm80;
 
-constexpr float kSlack = 8.f;  // the running maximum may lag this far behind, in powers of two, before O is rescaled
-
 template <class Type_, int kDim_, int kWarps_, int kTiles_, int kKeys_, bool kQInRegisters_, int kBlocks_>
 struct Config {
   using Type = Type_;
@@ -226,7 +224,7 @@ struct Attend {
 #pragma unroll
           for (int n = 0; n < kKeyTiles; ++n) choose(pair, n == key / 8, probs[m][n / 2][n % 2 * 2 + r]);
           pair = __shfl_sync(~0u, pair, (lane & ~3) + key % 8 / 2);
-          weight[m][r] = unpack(Type{}, key % 2 == 0 ? pair : pair >> 16);
+          weight[m][r] = unpack_low(Type{}, key % 2 == 0 ? pair : pair >> 16);
           if (key > seen + 16 * m + 8 * r + (lane >> 2)) weight[m][r] = -1.f;
         }
       const uint32_t row = ring + slot + key * C::kRowBytes + (lane & 3) * 4;
@@ -234,7 +232,7 @@ struct Attend {
 #pragma unroll
       for (int n = 0; n < C::kDim / 8; ++n) {
         const uint32_t v = load_word(row + (n ^ turn) * 16);
-        const float low = unpack(Type{}, v), high = unpack(Type{}, v >> 16);
+        const float low = unpack_low(Type{}, v), high = unpack_low(Type{}, v >> 16);
 #pragma unroll
         for (int m = 0; m < C::kTiles; ++m)
 #pragma unroll
@@ -392,10 +390,9 @@ struct Attend {
         const uint32_t low = place(i), high = place(words + i);
         const uint32_t a = load_word(low), b = load_word(high);
         const float2 t = turn_of(p, work, work.first + row, 2 * i), u = turn_of(p, work, work.first + row, 2 * i + 1);
-        const float x = unpack(Type{}, a), y = unpack(Type{}, a >> 16);
-        const float z = unpack(Type{}, b), w = unpack(Type{}, b >> 16);
-        store_word(low, pack(Type{}, x * t.x - z * t.y, y * u.x - w * u.y));
-        store_word(high, pack(Type{}, z * t.x + x * t.y, w * u.x + y * u.y));
+        const float2 x = unpack(Type{}, a), y = unpack(Type{}, b);
+        store_word(low, pack(Type{}, x.x * t.x - y.x * t.y, x.y * u.x - y.y * u.y));
+        store_word(high, pack(Type{}, y.x * t.x + x.x * t.y, y.y * u.x + x.y * u.y));
       }
     }
   }
@@ -416,20 +413,6 @@ struct Attend {
 
   // --- Output straight from registers, 16 bytes a thread.
 
-  // Lane i of a quad gives word i of each lane's four: a 4 x 4 transpose.
-  __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4]) const {
-    const bool odd = lane & 1, upper = lane & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-      const uint32_t got = __shfl_xor_sync(~0u, odd ? w[i] : w[i + 1], 1);
-      (odd ? w[i] : w[i + 1]) = got;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t got = __shfl_xor_sync(~0u, upper ? w[i] : w[i + 2], 2);
-      (upper ? w[i] : w[i + 2]) = got;
-    }
-  }
   __device__ __forceinline__ void store(const Work &work, const Output &o) const {
 #pragma unroll
     for (int m = 0; m < C::kTiles; ++m)
@@ -450,7 +433,7 @@ struct Attend {
 #pragma unroll
           for (int i = 0; i < 4; ++i)
             w[i] = pack(Type{}, o[m][4 * c + i][2 * r] * factor, o[m][4 * c + i][2 * r + 1] * factor);
-          transpose_quad(w);
+          transpose_quad(w, lane);
           if (inside && 32 * c + (lane & 3) * 8 < p.dim)
             __stcs(reinterpret_cast<uint4 *>(out + 32 * c), make_uint4(w[0], w[1], w[2], w[3]));
         }

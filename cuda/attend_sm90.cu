@@ -372,7 +372,7 @@ __device__ __forceinline__ void attend(const CUtensorMap &q_map, const CUtensorM
     barrier_init_fence();
   }
   __syncthreads();
-  wait_for_earlier_grids();
+  wait_for_previous();
   if (warpgroup == 0) {
     registers_down<C::kProducerRegisters>();
     if (warp == 0 && lane == 0) {

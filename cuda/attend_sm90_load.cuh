@@ -3,22 +3,13 @@
 #include <climits>
 
 #include "attend_sm90_shared.cuh"
+#include "sequences.cuh"
 
 namespace seer::cuda {
 
 using namespace seer::sm90;
 
 // --- Scheduler warp
-
-// Bits 0..15 of x, each twice.
-__device__ __forceinline__ uint32_t twice(uint32_t x) {
-  x &= 0xffff;
-  x = (x | x << 8) & 0x00ff00ff;
-  x = (x | x << 4) & 0x0f0f0f0f;
-  x = (x | x << 2) & 0x33333333;
-  x = (x | x << 1) & 0x55555555;
-  return x | x << 1;
-}
 
 // Word x of the list of `row` of `head` in blocks of 64, cut to the blocks 0 .. last.
 __device__ __forceinline__ uint32_t mask_word(const AttendParams &p, const AttendSequence &seq, int head, int row,
@@ -82,17 +73,10 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
       return;
     }
     AttendSequence seq = p.only;
-    int low = 0;
+    int index = 0;
     if (p.sequence != nullptr) {
-      int high = p.sequences - 1;  // the last sequence with first_item <= work
-      while (low < high) {
-        const int middle = (low + high + 1) >> 1;
-        if (p.sequence[middle].first_item <= work)
-          low = middle;
-        else
-          high = middle - 1;
-      }
-      seq = p.sequence[low];
+      index = find_index(p.sequence, p.sequences, work);
+      seq = p.sequence[index];
     }
     // The last rows of all heads first: they are the longest, and some masks keep all of them. Then sections of KV
     // heads one after the other, longest rows first in each: the blocks of threads that run at one time then sweep the
@@ -108,7 +92,7 @@ __device__ __forceinline__ void schedule(Shared<C> &sm, const AttendParams &p, c
     const bool first = at < first_items * p.split;
     const int part = first ? at / first_items : 0;
     at -= first_items * (first ? part : p.split - 1);
-    const int split = low * first_items + at;
+    const int split = index * first_items + at;
     if (at >= early_items) {
       const int late_per_kv = per_kv - early * width_of_one;
       at -= early_items;

@@ -108,25 +108,4 @@ __device__ __forceinline__ void round_probs(const float (&s)[32], uint32_t (&pro
   for (int i = 0; i < 16; ++i) probs[i] = pack(typename C::Type{}, s[2 * i], s[2 * i + 1]);
 }
 
-// Lane i of a quad gives word i of each lane's four: a 4 x 4 transpose.
-__device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int lane) {
-  const bool odd = lane & 1, upper = lane & 2;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const uint32_t got = __shfl_xor_sync(~0u, odd ? w[i] : w[i + 1], 1);
-    if (odd)
-      w[i] = got;
-    else
-      w[i + 1] = got;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t got = __shfl_xor_sync(~0u, upper ? w[i] : w[i + 2], 2);
-    if (upper)
-      w[i] = got;
-    else
-      w[i + 2] = got;
-  }
-}
-
 }  // namespace seer::cuda

@@ -1,6 +1,7 @@
 // RoPE on the Q tile of a row group of the Hopper attend kernel, in shared memory.
 #pragma once
 #include "attend_sm90_shared.cuh"
+#include "rope.cuh"
 
 namespace seer::cuda {
 
@@ -35,8 +36,8 @@ public:
     Turns turn, next;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      turn[c] = sum(coarse_[c], fine_[c]);
-      next[c] = sum(turn[c], step_[c]);
+      turn[c] = add_angles(coarse_[c], fine_[c]);
+      next[c] = add_angles(turn[c], step_[c]);
     }
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
@@ -64,9 +65,6 @@ private:
     const float4 a = __ldg(from), b = __ldg(from + 1);
     t[0] = make_float2(a.x, a.y), t[1] = make_float2(a.z, a.w);
     t[2] = make_float2(b.x, b.y), t[3] = make_float2(b.z, b.w);
-  }
-  __device__ __forceinline__ static float2 sum(float2 t, float2 u) {
-    return make_float2(t.x * u.x - t.y * u.y, t.y * u.x + t.x * u.y);
   }
   // Two pairs of channels.
   template <class Type>

@@ -1,6 +1,7 @@
 // What the warps of the Hopper attend kernel share: sizes, work items, the rings and their barriers. Rules:
 // attend_sm90.cu.
 #pragma once
+#include "attend_common.cuh"
 #include "launch.h"
 #include "sm90.cuh"
 
@@ -10,13 +11,10 @@ using namespace seer::sm90;
 
 constexpr int kRows = 64;  // rows of a group and keys of a tile
 constexpr int kThreads = 128;
-constexpr int kBarriers = 32;    // full barriers of the ring, a power of two
-constexpr int kPartTiles = 16;   // of the union that a part of a split item has, or more
-constexpr int kEarlyChunks = 2;  // items of each head, its last rows, that come before all others
-constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kLowest = -1e30f;   // maximum of nothing; finite, so that differences of two are 0 and not NaN
+constexpr int kBarriers = 32;       // full barriers of the ring, a power of two
+constexpr int kPartTiles = 16;      // of the union that a part of a split item has, or more
+constexpr int kEarlyChunks = 2;     // items of each head, its last rows, that come before all others
 constexpr float kLargest = 1024.f;  // sum of exponentials of a thread's columns of a tile that is let pass
-constexpr float kSlack = 8.f;  // the running maximum may lag this far behind, in powers of two, before O is rescaled
 
 template <class Type_, int kDim_, int kGroups_, int kReach_, int kKStages_, int kVStages_, int kUp, int kDown>
 struct Config {

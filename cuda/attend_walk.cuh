@@ -1,12 +1,10 @@
 // What the attend kernels of attend_sm80.cu and attend_plain.cu share: which rows a block of threads works on, and the
 // walk over the key tiles that they keep.
 #pragma once
+#include "attend_common.cuh"
 #include "launch_attend80.h"
 
 namespace seer::cuda {
-
-constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kLowest = -1e30f;  // maximum of nothing; finite, so that differences of two are 0 and not NaN
 
 // kAttendRows consecutive query rows of one head.
 struct Work {
@@ -57,16 +55,6 @@ __device__ __forceinline__ float2 turn_of(const AttendParams80 &p, const Work &w
   const float2 u = __ldg(reinterpret_cast<const float2 *>(p.coarse) + (at >> 6) * int64_t{half} + pair);
   const float2 v = __ldg(reinterpret_cast<const float2 *>(p.fine) + (at & 63) * half + pair);
   return make_float2(u.x * v.x - u.y * v.y, u.y * v.x + u.x * v.y);
-}
-
-// Bits 0..15 of x, each twice.
-__device__ __forceinline__ uint32_t twice(uint32_t x) {
-  x &= 0xffff;
-  x = (x | x << 8) & 0x00ff00ff;
-  x = (x | x << 4) & 0x0f0f0f0f;
-  x = (x | x << 2) & 0x33333333;
-  x = (x | x << 1) & 0x55555555;
-  return x | x << 1;
 }
 
 // The key tiles, of 2^kKeysLog2 keys, that the rows of a work item keep, from the last down. With blocks of 32 the two

@@ -123,7 +123,7 @@ struct Tile {
       for (int n = 0; n < 4; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum[m][n][i] = 0.f;
-    const uint32_t q_at = shared_address(q_tile), k_at = shared_address(k_tile);
+    const uint32_t q_at = smem_address(q_tile), k_at = smem_address(k_tile);
     const int q_row = row_warp * kM * 16 + lane % 16, k_row = col_warp * 32 + lane % 8 + lane / 16 * 8;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -147,7 +147,7 @@ struct Tile {
           for (int m = 0; m < kM; ++m)
 #pragma unroll
             for (int n = 0; n < 4; ++n)
-              multiply_f16(sum[m][n], a[other][m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+              mma(__half{}, sum[m][n], a[other][m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
       }
     }
   }

@@ -14,8 +14,7 @@ constexpr int kAttendRows = 64;  // query rows of a work item
 // the kernel's module, for they differ from chip to chip.
 //
 // Tensors are [batch][token][head][dim] with the strides below, in elements; the channels of a head lie together.
-//   attend_sm80_{bf16,f16}_{64,96,128,256}         dim a multiple of 8, at most the kernel's; q, k, v and out, and
-//   their
+//   attend_sm80_{bf16,f16}_{64,96,128,256}      dim a multiple of 8, at most the kernel's; q, k, v and out, and their
 //                                               strides, aligned to 16 bytes
 //   attend_plain_{f32,bf16,f16}_{64,128,256}    any dim up to the kernel's, any alignment of whole elements
 // Nothing behind the end of a sequence is read, nor blocks that no row of a work item keeps.

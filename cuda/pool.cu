@@ -14,14 +14,13 @@ template <class Pair, int kDim>
 __device__ __forceinline__ void pool(const PoolParams &p) {
   __shared__ PoolParts<8> parts;
   const bool second = static_cast<int>(blockIdx.x) >= p.first;
-  const PoolSide &s = p.side[second];
   wait_for_previous();
   let_next_start();
-  const PoolItem item(p, s, blockIdx.x - (second ? p.first : 0));
-  if (s.bits & (kPoolMax | kPoolMin))
-    pool_side<Pair, true, kDim>(s, item, p.block, parts);
+  const PoolItem item(p, second);
+  if (item.side.bits & (kPoolMax | kPoolMin))
+    pool_side<Pair, true, kDim>(item, p.block, parts);
   else
-    pool_side<Pair, false, kDim>(s, item, p.block, parts);
+    pool_side<Pair, false, kDim>(item, p.block, parts);
 }
 
 }  // namespace

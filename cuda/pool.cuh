@@ -7,46 +7,25 @@
 #include <cstdint>
 
 #include "gate_mma.cuh"
-#include "gate_turn.cuh"
 #include "launch.h"
 
 namespace seer::cuda {
 
-constexpr uint32_t kPoolMax = 1, kPoolMin = 2, kPoolAvg = 4;  // PoolBits of src/gate.h
-
-// Pairs of elements in a word. max and min keep a NaN.
-struct Bf16 {
-  static constexpr uint32_t kLowest = 0xff80ff80u, kHighest = 0x7f807f80u;  // -inf, inf
-  static __device__ __forceinline__ float2 widen(uint32_t x) {
-    return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
-  }
-  static __device__ __forceinline__ uint32_t narrow(float2 x) {
-    const __nv_bfloat162 y = __float22bfloat162_rn(x);
-    return reinterpret_cast<const uint32_t &>(y);
-  }
-  static __device__ __forceinline__ void raise(uint32_t &high, uint32_t x) {
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(high) : "r"(x));
-  }
-  static __device__ __forceinline__ void lower(uint32_t &low, uint32_t x) {
-    asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(low) : "r"(x));
-  }
-};
-struct F16 {
-  static constexpr uint32_t kLowest = 0xfc00fc00u, kHighest = 0x7c007c00u;
-  static __device__ __forceinline__ float2 widen(uint32_t x) {
-    return __half22float2(reinterpret_cast<const __half2 &>(x));
-  }
-  static __device__ __forceinline__ uint32_t narrow(float2 x) {
-    const __half2 y = __float22half2_rn(x);
-    return reinterpret_cast<const uint32_t &>(y);
-  }
-  static __device__ __forceinline__ void raise(uint32_t &high, uint32_t x) {
-    asm("max.NaN.f16x2 %0, %0, %1;" : "+r"(high) : "r"(x));
-  }
-  static __device__ __forceinline__ void lower(uint32_t &low, uint32_t x) {
-    asm("min.NaN.f16x2 %0, %0, %1;" : "+r"(low) : "r"(x));
-  }
-};
+// Elements of 16 bits, two in a word. max and min keep a NaN.
+#define SEER_PAIR(Name, Element, lowest, highest, kind)                        \
+  struct Name {                                                                \
+    using Type = Element;                                                      \
+    static constexpr uint32_t kLowest = lowest, kHighest = highest;            \
+    static __device__ __forceinline__ void raise(uint32_t &high, uint32_t x) { \
+      asm("max.NaN." kind " %0, %0, %1;" : "+r"(high) : "r"(x));               \
+    }                                                                          \
+    static __device__ __forceinline__ void lower(uint32_t &low, uint32_t x) {  \
+      asm("min.NaN." kind " %0, %0, %1;" : "+r"(low) : "r"(x));                \
+    }                                                                          \
+  };
+SEER_PAIR(Bf16, __nv_bfloat16, 0xff80ff80u, 0x7f807f80u, "bf16x2")  // -inf, inf
+SEER_PAIR(F16, __half, 0xfc00fc00u, 0x7c007c00u, "f16x2")
+#undef SEER_PAIR
 
 // Read once; what else is in L2 should stay there.
 __device__ __forceinline__ uint4 load_once(const void *p) { return __ldcs(static_cast<const uint4 *>(p)); }
@@ -72,7 +51,7 @@ struct Pools {
         Pair::raise(high[4 * eight + i], word[i]);
         Pair::lower(low[4 * eight + i], word[i]);
       }
-      const float2 v = Pair::widen(word[i]);
+      const float2 v = unpack(typename Pair::Type{}, word[i]);
       sum[8 * eight + 2 * i] += v.x, sum[8 * eight + 2 * i + 1] += v.y;
     }
   }
@@ -80,15 +59,17 @@ struct Pools {
 
 // What a block of threads works on.
 struct PoolItem {
+  const PoolSide &side;
   PoolSequence seq;
   int head, block, count;  // count: tokens of the block
 
-  __device__ __forceinline__ PoolItem(const PoolParams &p, const PoolSide &s, int at) {
-    const int item = at / s.heads;
-    seq = find_sequence(s.sequence, s.only, s.sequences, item);
+  // second: of side 1.
+  __device__ __forceinline__ PoolItem(const PoolParams &p, bool second) : side(p.side[second]) {
+    const int at = blockIdx.x - (second ? p.first : 0), item = at / side.heads;
+    seq = find_sequence(side.sequence, side.only, side.sequences, item);
     block = item - seq.first_item;
     count = min(p.block, seq.length - block * p.block);
-    head = at % s.heads;
+    head = at % side.heads;
   }
 };
 
@@ -116,7 +97,8 @@ struct PoolParts {
 // A block's pools from those of kParts parts: a thread makes two neighbouring channels and the two that RoPE pairs them
 // with, half a vector on.
 template <class Pair, bool kRange, int kDim, int kParts, class Parts>
-__device__ __forceinline__ void finish(const PoolSide &s, const PoolItem &item, const Parts &from) {
+__device__ __forceinline__ void finish(const PoolItem &item, const Parts &from) {
+  const PoolSide &s = item.side;
   constexpr int kHalf = kDim / 2;
   const int pair = threadIdx.x, head = item.head;
   if (pair >= kHalf / 2) return;
@@ -165,8 +147,8 @@ __device__ __forceinline__ void finish(const PoolSide &s, const PoolItem &item, 
   float2 result[3][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    result[0][half] = Pair::widen(most[half]);
-    result[1][half] = Pair::widen(least[half]);
+    result[0][half] = unpack(typename Pair::Type{}, most[half]);
+    result[1][half] = unpack(typename Pair::Type{}, least[half]);
     result[2][half] = average[half];
   }
   float *to = static_cast<float *>(s.pooled) + (int64_t{row} * s.heads + head) * (__popc(s.bits) * kDim) + 2 * pair;
@@ -187,7 +169,8 @@ __device__ __forceinline__ void finish(const PoolSide &s, const PoolItem &item, 
 
 // A side that is only pooled. A thread has 8 channels of every kParts-th token, kAhead of which it asks for at once.
 template <class Pair, bool kRange, int kDim, class Parts>
-__device__ __forceinline__ void pool_side(const PoolSide &s, const PoolItem &item, int block, Parts &parts) {
+__device__ __forceinline__ void pool_side(const PoolItem &item, int block, Parts &parts) {
+  const PoolSide &s = item.side;
   constexpr int kLanes = kDim / 8, kParts = kPoolThreads / kLanes, kAhead = 8;
   const int lane = threadIdx.x % kLanes, part = threadIdx.x / kLanes;
   const char *x = static_cast<const char *>(s.x) +
@@ -207,7 +190,7 @@ __device__ __forceinline__ void pool_side(const PoolSide &s, const PoolItem &ite
   }
   parts.put(part * kDim + lane * 8, pools, 0);
   __syncthreads();
-  finish<Pair, kRange, kDim, kParts>(s, item, parts);
+  finish<Pair, kRange, kDim, kParts>(item, parts);
 }
 
 }  // namespace seer::cuda

@@ -1,23 +1,18 @@
 // pool for whatever pool.cu does not take: f32, any number of channels, any strides. A block of threads takes a block
 // of tokens of one head; a thread keeps a pair of channels that RoPE turns together. Reads are coalesced, and that is
 // all that was done for speed.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 #include <cstdint>
 
 #include "launch.h"
+#include "rope.cuh"
+#include "sequences.cuh"
+#include "sm80.cuh"
 
 namespace seer::cuda {
 namespace {
 
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void narrow(float x, float &y) { y = x; }
-__device__ __forceinline__ void narrow(float x, __half &y) { y = __float2half_rn(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16 &y) { y = __float2bfloat16_rn(x); }
+using namespace seer::sm80;
 
 // A channel's pools so far. A NaN stays.
 struct Pools {
@@ -43,17 +38,7 @@ __device__ __forceinline__ void pool_plain(const PoolParams &params, int dim) {
   const PoolSide &p = params.side[0];
   const int item = blockIdx.x, head = blockIdx.y;
   PoolSequence seq = p.only;
-  if (p.sequence != nullptr) {
-    int low = 0, high = p.sequences - 1;  // the last sequence with first_item <= item
-    while (low < high) {
-      const int middle = (low + high + 1) >> 1;
-      if (p.sequence[middle].first_item <= item)
-        low = middle;
-      else
-        high = middle - 1;
-    }
-    seq = p.sequence[low];
-  }
+  if (p.sequence != nullptr) seq = p.sequence[find_index(p.sequence, p.sequences, item)];
   const int block = item - seq.first_item, first = block * params.block, count = min(params.block, seq.length - first);
   const int pairs = (dim + 1) / 2, half = dim / 2;
   const int64_t token = int64_t{seq.begin} + first;
@@ -73,10 +58,9 @@ __device__ __forceinline__ void pool_plain(const PoolParams &params, int dim) {
       float c = 1.f, s = 0.f;
       if (p.coarse != nullptr) {
         const int at = seq.position + first + t;
-        const float2 m = __ldg(reinterpret_cast<const float2 *>(p.coarse) + (at >> 6) * int64_t{half} + pair);
-        const float2 n = __ldg(reinterpret_cast<const float2 *>(p.fine) + (at & 63) * half + pair);
-        c = m.x * n.x - m.y * n.y;
-        s = m.y * n.x + m.x * n.y;
+        const float2 turn = turn_at(p.coarse, p.fine, at >> 6, at & 63, half, pair);
+        c = turn.x;
+        s = turn.y;
       }
       narrow(u * c - v * s, rotated[t * p.rotated_token + a]);
       if (both) narrow(v * c + u * s, rotated[t * p.rotated_token + b]);

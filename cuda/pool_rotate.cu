@@ -16,16 +16,17 @@ __device__ __forceinline__ void turn(uint4 &low, uint4 &high, const float4 (&u)[
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float4 v = __ldg(fine + i);
-    float2 x = Pair::widen(a[i]), y = Pair::widen(b[i]);
+    float2 x = unpack(typename Pair::Type{}, a[i]), y = unpack(typename Pair::Type{}, b[i]);
     rotate(make_float2(u[i].x * v.x - u[i].y * v.y, u[i].y * v.x + u[i].x * v.y), x.x, y.x);
     rotate(make_float2(u[i].z * v.z - u[i].w * v.w, u[i].w * v.z + u[i].z * v.w), x.y, y.y);
-    a[i] = Pair::narrow(x), b[i] = Pair::narrow(y);
+    a[i] = pack(typename Pair::Type{}, x.x, x.y), b[i] = pack(typename Pair::Type{}, y.x, y.y);
   }
   low = make_uint4(a[0], a[1], a[2], a[3]), high = make_uint4(b[0], b[1], b[2], b[3]);
 }
 
 template <class Pair, bool kRange, int kDim, class Parts>
-__device__ __forceinline__ void pool_rotated_side(const PoolSide &s, const PoolItem &item, int block, Parts &parts) {
+__device__ __forceinline__ void pool_rotated_side(const PoolItem &item, int block, Parts &parts) {
+  const PoolSide &s = item.side;
   constexpr int kHalf = kDim / 2, kLanes = kHalf / 8, kParts = kPoolThreads / kLanes, kAhead = 4;
   const int lane = threadIdx.x % kLanes, part = threadIdx.x / kLanes;
   const int64_t token = int64_t{item.seq.begin} + item.block * block + part;
@@ -64,27 +65,26 @@ __device__ __forceinline__ void pool_rotated_side(const PoolSide &s, const PoolI
   parts.put(part * kDim + lane * 8, pools, 0);
   parts.put(part * kDim + kHalf + lane * 8, pools, 1);
   __syncthreads();
-  finish<Pair, kRange, kDim, kParts>(s, item, parts);
+  finish<Pair, kRange, kDim, kParts>(item, parts);
 }
 
 template <class Pair, int kDim>
 __device__ __forceinline__ void pool(const PoolParams &p) {
   __shared__ PoolParts<16> parts;
   const bool second = static_cast<int>(blockIdx.x) >= p.first;
-  const PoolSide &s = p.side[second];
   wait_for_previous();
   let_next_start();
-  const PoolItem item(p, s, blockIdx.x - (second ? p.first : 0));
-  const bool range = s.bits & (kPoolMax | kPoolMin);
-  if (s.rotated == nullptr) {
+  const PoolItem item(p, second);
+  const bool range = item.side.bits & (kPoolMax | kPoolMin);
+  if (item.side.rotated == nullptr) {
     if (range)
-      pool_side<Pair, true, kDim>(s, item, p.block, parts);
+      pool_side<Pair, true, kDim>(item, p.block, parts);
     else
-      pool_side<Pair, false, kDim>(s, item, p.block, parts);
+      pool_side<Pair, false, kDim>(item, p.block, parts);
   } else if (range) {
-    pool_rotated_side<Pair, true, kDim>(s, item, p.block, parts);
+    pool_rotated_side<Pair, true, kDim>(item, p.block, parts);
   } else {
-    pool_rotated_side<Pair, false, kDim>(s, item, p.block, parts);
+    pool_rotated_side<Pair, false, kDim>(item, p.block, parts);
   }
 }
 

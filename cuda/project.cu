@@ -7,7 +7,6 @@
 #include <type_traits>
 
 #include "gate_mma.cuh"
-#include "gate_turn.cuh"
 #include "launch_gate.h"
 
 namespace seer::cuda {
@@ -22,10 +21,6 @@ template <>
 constexpr int weight_terms<__nv_bfloat16> = 1;
 
 static_assert(project_shared(128, 2) == (2 * kProjectRows * kTerms + 128 * 2) * kIn * 2);
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 // Bytes from the start of a tile to 16 bytes of a row; rows of kChunks of them, swizzled so that eight rows of a matrix
 // lie in different banks.
@@ -55,7 +50,7 @@ struct Eight {
       const Weight *x = reinterpret_cast<const Weight *>(raw);
       uint32_t term[4][kCount];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) split(to_float(x[2 * i]), to_float(x[2 * i + 1]), term[i]);
+      for (int i = 0; i < 4; ++i) split(widen(x[2 * i]), widen(x[2 * i + 1]), term[i]);
 #pragma unroll
       for (int t = 0; t < kCount; ++t)
         *reinterpret_cast<uint4 *>(to + t * stride) = make_uint4(term[0][t], term[1][t], term[2][t], term[3][t]);
@@ -91,14 +86,12 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
 #pragma unroll
       for (int i = 0; i < kWeightLoads; ++i) {
         const int at = thread + i * kProjectThreads, row = tile * kIn + at / kOutChunks;
-        const uint32_t to = shared_address(weight_tiles) + tile % kTiles * kWeightBytes +
+        const uint32_t to = smem_address(weight_tiles) + tile % kTiles * kWeightBytes +
                             place<kOutChunks>(at / kOutChunks, at % kOutChunks);
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-                     "l"(weight + int64_t{min(row, p.in - 1)} * kOut + at % kOutChunks * 8), "r"(row < p.in ? 16 : 0)
-                     : "memory");
+        copy_async(to, weight + int64_t{min(row, p.in - 1)} * kOut + at % kOutChunks * 8, row < p.in);
       }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    copy_commit();
   };
   const auto load_weight = [&](int from) {
 #pragma unroll
@@ -135,7 +128,7 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
   for (int from = 0, tile = 0; from < p.in; from += kIn, ++tile) {
     char *const pooled_tile = pooled_tiles + tile % 2 * kTerms * kPooledBytes;
     char *const weight_tile = weight_tiles + tile % kTiles * kWeightBytes;
-    const uint32_t pooled_at = shared_address(pooled_tile), weight_at = shared_address(weight_tile);
+    const uint32_t pooled_at = smem_address(pooled_tile), weight_at = smem_address(weight_tile);
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int at = thread + i * kProjectThreads, row = at / (kIn / 4), quad = at % (kIn / 4);
@@ -151,7 +144,7 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
       const int at = thread + i * kProjectThreads;
       w[i].store(weight_tile + place<kOutChunks>(at / kOutChunks, at % kOutChunks), kWeightBytes);
     }
-    if constexpr (kAhead) asm volatile("cp.async.wait_group %0;" ::"n"(kTiles - 2) : "memory");
+    if constexpr (kAhead) copy_wait<kTiles - 2>();
     __syncthreads();
     if (from + kIn < p.in) {
       load_pooled(from + kIn);
@@ -181,7 +174,8 @@ __device__ __forceinline__ void project(const ProjectParams &p) {
 #pragma unroll
         for (int u = 0; u < kTerms - t; ++u)
 #pragma unroll
-          for (int i = 0; i < kN; ++i) multiply_bf16(part[i], a[u], b[i / 2][i % 2 * 2], b[i / 2][i % 2 * 2 + 1]);
+          for (int i = 0; i < kN; ++i)
+            mma(__nv_bfloat16{}, part[i], a[u], b[i / 2][i % 2 * 2], b[i / 2][i % 2 * 2 + 1]);
       }
     }
 #pragma unroll
@@ -235,8 +229,8 @@ __device__ __forceinline__ void project_any(const ProjectParams &p) {
     } else {
       const Weight *w = static_cast<const Weight *>(p.weight) + int64_t{head} * p.in * p.out;
       for (int j = 0; j < p.in; ++j, w += p.out) {
-        low = fmaf(x[j], to_float(w[one]), low);
-        high = fmaf(x[j], to_float(w[other]), high);
+        low = fmaf(x[j], widen(w[one]), low);
+        high = fmaf(x[j], widen(w[other]), high);
       }
     }
     float *to = p.gate + (int64_t{seq.gate_row + row} * p.gate_heads + head) * p.out;

@@ -5,7 +5,6 @@
 // A work item is a tile of rows of a head. One warp brings the matrix, one the terms, 64 channels at a time, each
 // through a ring of its own; a warpgroup has 64 rows. The matrix is asked for before the kernel that pools has ended.
 #include "gate_mma.cuh"
-#include "gate_turn.cuh"
 #include "launch_gate.h"
 #include "sm90.cuh"
 
@@ -14,42 +13,7 @@ namespace {
 
 constexpr int kOut = 128;
 constexpr int kWeightTile = 64 * kOut * 2;  // bytes of 64 rows of a matrix
-constexpr uint32_t kPoolAverage = 4;        // of PoolBits in src/gate.h
 constexpr int kQuads = kOut / 4;            // of two (cos, sin) in a row of a table of angles
-
-// d (+)= a b, 64 x 16 times 16 x 128: a K-major, b MN-major, both in shared memory.
-__device__ __forceinline__ void wgmma_ab(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
-      "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,"
-      "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 1;\n}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-        "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-        "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-        "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-
-// A box of 64 x 64 elements.
-__device__ __forceinline__ void tma_load_2d(void *to, const CUtensorMap *map, uint64_t *barrier, int c0, int c1) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
-          "r"(sm90::smem_address(to)),
-      "l"(map), "r"(sm90::smem_address(barrier)), "r"(c0), "r"(c1)
-      : "memory");
-}
-__device__ __forceinline__ void bulk_load(void *to, const void *from, uint32_t bytes, uint64_t *barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   sm90::smem_address(to)),
-               "l"(from), "r"(bytes), "r"(sm90::smem_address(barrier))
-               : "memory");
-}
 
 // Slots that are filled and emptied in turn.
 template <int kSlots>
@@ -69,17 +33,8 @@ struct Place {
   int row, position;
   __device__ __forceinline__ Place(const ProjectTermsParams &p, int pooled_row) {
     ProjectSequence seq = p.only;
-    if (p.sequence != nullptr) {
-      int low = 0, high = p.sequences - 1;
-      while (low < high) {
-        const int middle = (low + high + 1) >> 1;
-        if (p.sequence[middle].pooled_row <= pooled_row)
-          low = middle;
-        else
-          high = middle - 1;
-      }
-      seq = p.sequence[low];
-    }
+    if (p.sequence != nullptr)
+      seq = p.sequence[find_index(p.sequence, p.sequences, pooled_row, &ProjectSequence::pooled_row)];
     const int block = pooled_row - seq.pooled_row;
     const bool inside = block >= 0 && block < seq.blocks;
     row = inside ? seq.gate_row + block : -1;
@@ -96,11 +51,8 @@ constexpr int kLoaders = 64;
 __device__ __forceinline__ void load_fine(float4 *to, const float *from, uint64_t *barrier, int thread) {
 #pragma unroll 4
   for (int i = thread; i < 64 * kQuads; i += kLoaders)
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(sm90::smem_address(to + fine_place(i / kQuads, i % kQuads))),
-        "l"(reinterpret_cast<const float4 *>(from) + i)
-        : "memory");
-  asm volatile("cp.async.wait_all;" ::: "memory");
+    copy_async(smem_address(to + fine_place(i / kQuads, i % kQuads)), reinterpret_cast<const float4 *>(from) + i);
+  copy_wait_all();
   sm90::barrier_arrive(barrier);
 }
 
@@ -112,7 +64,7 @@ template <int kGroups>
 __device__ __forceinline__ void project(const CUtensorMap &weights, const ProjectTermsParams &p) {
   constexpr int kSlots = kTermSlots<kGroups>, kTermBytes = kGroups * kTermTile;
   extern __shared__ char raw[];
-  char *const term_tiles = raw + (-sm90::smem_address(raw) & 1023);
+  char *const term_tiles = raw + (-smem_address(raw) & 1023);
   char *const weight_tiles = term_tiles + kSlots * kTermBytes;
   float4 *const fine = reinterpret_cast<float4 *>(weight_tiles + kWeightSlots * kWeightTile);
   __shared__ uint64_t barriers[2 * (kSlots + kWeightSlots)], fine_full;
@@ -132,7 +84,7 @@ __device__ __forceinline__ void project(const CUtensorMap &weights, const Projec
   }
   __syncthreads();
   const int group = threadIdx.x / 128, chunks = 2 * __popc(p.bits);  // of 64 channels
-  const bool average = p.bits & kPoolAverage;
+  const bool average = p.bits & kPoolAvg;
   const auto terms_of = [&](int chunk) { return average && chunk >= chunks - 2 ? 3 : 1; };
 
   if (group == kGroups) {  // loads
@@ -145,8 +97,8 @@ __device__ __forceinline__ void project(const CUtensorMap &weights, const Projec
           sm90::barrier_expect(weight.full + weight.slot, kWeightTile);
           char *to = weight_tiles + weight.slot * kWeightTile;
           for (int half = 0; half < 2; ++half)
-            tma_load_2d(to + half * kWeightTile / 2, &weights, weight.full + weight.slot, half * 64,
-                        (head * chunks + chunk) * 64);
+            sm90::tma_load_2d(to + half * kWeightTile / 2, &weights, weight.full + weight.slot, half * 64,
+                              (head * chunks + chunk) * 64);
         }
       }
     } else if (threadIdx.x >= kGroups * 128 + 64) {
@@ -164,8 +116,8 @@ __device__ __forceinline__ void project(const CUtensorMap &weights, const Projec
           terms.wait_empty();
           sm90::barrier_expect(terms.full + terms.slot, groups * kTermTile);
           for (int g = 0; g < groups; ++g)
-            bulk_load(term_tiles + terms.slot * kTermBytes + g * kTermTile, from + (g * all_terms + term) * kTermTile,
-                      kTermTile, terms.full + terms.slot);
+            sm90::bulk_load(term_tiles + terms.slot * kTermBytes + g * kTermTile,
+                            from + (g * all_terms + term) * kTermTile, kTermTile, terms.full + terms.slot);
         }
       }
     }
@@ -195,16 +147,17 @@ __device__ __forceinline__ void project(const CUtensorMap &weights, const Projec
       const int count = terms_of(chunk);
       weight.wait_full();
       const uint64_t b =
-          sm90::descriptor(sm90::smem_address(weight_tiles + weight.slot * kWeightTile), kWeightTile / 2, 1024);
+          sm90::descriptor(smem_address(weight_tiles + weight.slot * kWeightTile), kWeightTile / 2, 1024);
       auto used = terms;
       for (int term = 0; term < count; ++term, used.next()) {
         used.wait_full();
         const uint64_t a =
-            sm90::descriptor(sm90::smem_address(term_tiles + used.slot * kTermBytes + group * kTermTile), 16, 1024);
+            sm90::descriptor(smem_address(term_tiles + used.slot * kTermBytes + group * kTermTile), 16, 1024);
         sm90::wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
-          wgmma_ab(part, sm90::advance(a, step * 32), sm90::advance(b, step * 2048), term | step);
+          sm90::wgmma_ab(__nv_bfloat16{}, part, sm90::advance(a, step * 32), sm90::advance(b, step * 2048),
+                         term | step);
         sm90::wgmma_commit();
       }
       sm90::wgmma_wait<0>();
@@ -229,8 +182,7 @@ __device__ __forceinline__ void project(const CUtensorMap &weights, const Projec
         float2 high = make_float2(sum[n * 4 + 32 + side * 2], sum[n * 4 + 32 + side * 2 + 1]);
         if (p.coarse != nullptr) {
           const float4 u = coarse[n], v = fine[fine_place(position % 64, n * 4 + lane % 4)];
-          rotate(make_float2(u.x * v.x - u.y * v.y, u.y * v.x + u.x * v.y), low.x, high.x);
-          rotate(make_float2(u.z * v.z - u.w * v.w, u.w * v.z + u.z * v.w), low.y, high.y);
+          rotate_two(u, v, low, high);
         }
         *reinterpret_cast<float2 *>(to + n * 8) = low;
         *reinterpret_cast<float2 *>(to + n * 8 + 64) = high;

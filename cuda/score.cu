@@ -10,24 +10,14 @@
 namespace seer::cuda {
 namespace {
 
-constexpr float kLog2e = 1.4426950408889634f;
-constexpr float kLowest = -3e38f;  // stands for the maximum of nothing
-constexpr float kHighest = 3e38f;  // stands for infinity: exp2 of a difference stays defined
-
 enum class To { logits, probs, mask };
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // The sum of exp2(x - most).
 struct Softmax {
   float most = kLowest, sum = 0.f;
   __device__ __forceinline__ void merge(float other_most, float other_sum) {
     const float top = fmaxf(most, other_most);
-    sum = sum * exp2_fast(most - top) + other_sum * exp2_fast(other_most - top);
+    sum = sum * exp2_approx(most - top) + other_sum * exp2_approx(other_most - top);
     most = top;
   }
 };
@@ -116,11 +106,11 @@ __device__ __forceinline__ void score(const ScoreParams &p) {
 #pragma unroll
               for (int i = 0; i < 2; ++i) x[m][n][2 * side + i] = fminf(x[m][n][2 * side + i], kHighest);
           }
-          s.sum *= exp2_fast(s.most - top);
+          s.sum *= exp2_approx(s.most - top);
           s.most = top;
 #pragma unroll
           for (int n = 0; n < 4; ++n)
-            s.sum += exp2_fast(x[m][n][2 * side] - top) + exp2_fast(x[m][n][2 * side + 1] - top);
+            s.sum += exp2_approx(x[m][n][2 * side] - top) + exp2_approx(x[m][n][2 * side + 1] - top);
         }
       if (kStashes && t < stashed) {
 #pragma unroll
@@ -177,7 +167,7 @@ __device__ __forceinline__ void score(const ScoreParams &p) {
             for (int i = 0; i < 2; ++i) {
               const int col = t * kScoreCols + tile.col_of(n, i);
               float v = x[m][n][2 * side + i];
-              if constexpr (kTo == To::probs) v = exp2_fast(fminf(v, kHighest) - soft.x) * soft.y;
+              if constexpr (kTo == To::probs) v = exp2_approx(fminf(v, kHighest) - soft.x) * soft.y;
               if (col < causal || (p.fill && col < p.cols)) to[row * p.scores_row + col] = col < causal ? v : kOutside;
             }
         }

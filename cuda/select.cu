@@ -13,7 +13,6 @@ namespace seer::cuda {
 namespace {
 
 constexpr int kBins = 256;
-constexpr float kLowest = -3e38f, kHighest = 3e38f;
 
 // Scores above `value` are kept, and the first `ties` of those equal to it.
 struct Cut {

@@ -17,41 +17,6 @@ namespace {
 constexpr int kRows = kSelectClusterRows;
 constexpr int kThreads = kSelectClusterThreads;
 
-__device__ __forceinline__ int cluster_size() {
-  int n;
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
-  return n;
-}
-__device__ __forceinline__ int cluster_rank() {
-  int n;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(n));
-  return n;
-}
-__device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// Where block `rank` of the cluster has what this one has at `address`.
-__device__ __forceinline__ uint32_t address_in(uint32_t address, int rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-// Stores 8 bytes in a block of the cluster; its barrier counts them.
-__device__ __forceinline__ void send(uint32_t to, uint32_t barrier, float x, float y) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to), "f"(x),
-               "f"(y), "r"(barrier)
-               : "memory");
-}
-__device__ __forceinline__ void wait_for_cluster(uint64_t *barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra.uni done;\nbra.uni again;\ndone:\n}" ::"r"(sm90::smem_address(barrier)),
-      "r"(parity)
-      : "memory");
-}
-
 // Of four bytes in each of four lanes: lane i gets byte i of each.
 __device__ __forceinline__ uint32_t transpose_bytes(uint32_t x, int lane) {
   const uint32_t far = __shfl_xor_sync(~0u, x, 2);
@@ -144,15 +109,12 @@ struct Selector {
       const float *from = at.q + int64_t{min(row + my_row + side * 8, last)} * (p.q_heads * p.dim) + lane % 4 * 4;
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(sm90::smem_address(raw + (side * kSteps + step) * 128)),
-            "l"(from + step * 16)
-            : "memory");
+        copy_async(smem_address(raw + (side * kSteps + step) * 128), from + step * 16);
     }
   }
   template <int kFrom, int kTo>  // steps
   __device__ __forceinline__ void split_q() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    copy_wait_all();
 #pragma unroll
     for (int side = 0; side < 2; ++side)
 #pragma unroll
@@ -186,14 +148,14 @@ struct Selector {
   template <int kWord>
   __device__ __forceinline__ void multiply(float (&x)[64]) const {
     extern __shared__ __align__(1024) char shared[];
-    const uint64_t base = sm90::descriptor(sm90::smem_address(shared) + kWord * 32 * 128, 16, 1024);
+    const uint64_t base = sm90::descriptor(smem_address(shared) + kWord * 32 * 128, 16, 1024);
     sm90::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       const int at = step / 4 * kHalf + step % 4 * 32;
-      wgmma_rows(x, q_low[step], sm90::advance(base, at), step != 0);
-      wgmma_rows(x, q_high[step], sm90::advance(base, at + kPart), 1);
-      wgmma_rows(x, q_high[step], sm90::advance(base, at), 1);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_low[step], sm90::advance(base, at), step != 0);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_high[step], sm90::advance(base, at + kPart), 1);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_high[step], sm90::advance(base, at), 1);
     }
     sm90::wgmma_commit();
     sm90::wgmma_wait<0>();
@@ -263,7 +225,7 @@ struct Selector {
         for (int side = 0; side < 2; ++side)
 #pragma unroll
           for (int i = 0; i < 2; ++i)
-            add[side][n % 2 * 2 + i] += sm90::exp2_approx(fmaf(x[four][n * 4 + side * 2 + i], scale, base[side]));
+            add[side][n % 2 * 2 + i] += exp2_approx(fmaf(x[four][n * 4 + side * 2 + i], scale, base[side]));
 #pragma unroll
       for (int side = 0; side < 2; ++side) sum[side] += (add[side][0] + add[side][1]) + (add[side][2] + add[side][3]);
     }
@@ -344,11 +306,11 @@ struct Selector {
     const float my_most = side ? most[1] : most[0], my_sum = side ? sum[1] : sum[0];
 #pragma unroll 1
     for (int to = mine; to < cluster; to += 2)
-      send(address_in(sm90::smem_address(all + rank * kRows + row), to), address_in(sm90::smem_address(barrier), to),
-           my_most, my_sum);
+      sm90::send(sm90::address_in(smem_address(all + rank * kRows + row), to),
+                 sm90::address_in(smem_address(barrier), to), my_most, my_sum);
     fill(seen, false);  // while it travels
     if (more) split_q<0, kEarly>();
-    wait_for_cluster(barrier, round / 2 % 2);
+    sm90::barrier_wait_cluster(barrier, round / 2 % 2);
     ++round;
     float top = kLowest, total = 0.f;
 #pragma unroll 1
@@ -357,7 +319,7 @@ struct Selector {
 #pragma unroll 1
     for (int from = mine; from < cluster; from += 2) {
       const float2 other = all[from * kRows + row];
-      total += other.y * sm90::exp2_approx((other.x - top) * scale);
+      total += other.y * exp2_approx((other.x - top) * scale);
     }
     total += __shfl_xor_sync(~0u, total, 2);
     const float next_top = __shfl_xor_sync(~0u, top, 1), next_total = __shfl_xor_sync(~0u, total, 1);
@@ -375,14 +337,14 @@ __device__ __forceinline__ void select(const SelectClusterParams &params) {
   __shared__ unsigned counts[3];
   const ScoreParams &p = params.score;
   const int thread = threadIdx.x, group = thread / 128;
-  const int cluster = cluster_size(), rank = cluster_rank(), shift = __ffs(cluster) - 1;
+  const int cluster = sm90::cluster_size(), rank = sm90::cluster_rank(), shift = __ffs(cluster) - 1;
   if (thread == 0) {
     for (int i = 0; i < 4; ++i) sm90::barrier_init(barriers + i, 1);
     sm90::barrier_init_fence();
   }
   if (thread < 3) counts[thread] = 0;
   __syncthreads();
-  cluster_arrive();
+  sm90::cluster_arrive();
 
   S s{p, at, cluster, rank};
   s.lane = thread % 32, s.warp = thread / 32 % 4;
@@ -396,7 +358,7 @@ __device__ __forceinline__ void select(const SelectClusterParams &params) {
 
   wait_for_previous();
   let_next_start();
-  cluster_wait();
+  sm90::cluster_wait();
   // A head at a time: its tiles from the last row to the first, in turn among the warpgroups.
   int item = params.start[blockIdx.x >> shift], turn = group;
   const int end = params.start[(blockIdx.x >> shift) + 1];
@@ -440,11 +402,7 @@ __device__ __forceinline__ void select(const SelectClusterParams &params) {
   if (p.stats == nullptr) return;
   const unsigned sums[3] = {__reduce_add_sync(~0u, s.kept), __reduce_add_sync(~0u, s.causal_all),
                             __reduce_add_sync(~0u, s.fallback)};
-#pragma unroll
-  for (int i = 0; i < 3; ++i)
-    if (s.lane == 0 && sums[i]) atomicAdd(counts + i, sums[i]);
-  __syncthreads();
-  if (thread < 3 && counts[thread]) atomicAdd(p.stats + thread, static_cast<unsigned long long>(counts[thread]));
+  add_counts(p.stats, counts, thread, s.lane, sums);
 }
 
 }  // namespace

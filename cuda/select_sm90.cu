@@ -12,7 +12,7 @@
 namespace seer::cuda {
 namespace {
 
-constexpr int kCols = 128;          // columns of a tile
+constexpr int kCols = 128;          // columns of a tile; of 64 wgmma would wait for Q
 constexpr int kHalf = kCols * 128;  // bytes of 64 channels of a tile
 
 // kGroups warpgroups; kSteps: of 16 channels.
@@ -74,15 +74,15 @@ struct Selector {
     }
   }
   __device__ __forceinline__ void issue(float (&x)[64], int buffer) {
-    const uint32_t at = sm90::smem_address(tiles + buffer * kBuffer);
+    const uint32_t at = smem_address(tiles + buffer * kBuffer);
     sm90::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       const uint32_t place = at + step / 4 * kHalf + step % 4 * 32;
       const uint64_t high = sm90::descriptor(place, 16, 1024), low = sm90::descriptor(place + kPart, 16, 1024);
-      wgmma_rows(x, q_low[step], high, step != 0);
-      wgmma_rows(x, q_high[step], low, 1);
-      wgmma_rows(x, q_high[step], high, 1);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_low[step], high, step != 0);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_high[step], low, 1);
+      sm90::wgmma_abt(__nv_bfloat16{}, x, q_high[step], high, 1);
     }
     sm90::wgmma_commit();
   }
@@ -102,11 +102,11 @@ struct Selector {
 #pragma unroll
       for (int n = 0; n < 16; ++n) top = fmaxf(top, fmaxf(x[n * 4 + side * 2], x[n * 4 + side * 2 + 1]));
       const float base = top > kLowest ? -top * scale : 0.f;  // of nothing: not what rounding leaves of it
-      float part[2] = {sum[side] * sm90::exp2_approx(fmaf(most[side], scale, base)), 0.f};
+      float part[2] = {sum[side] * exp2_approx(fmaf(most[side], scale, base)), 0.f};
 #pragma unroll
       for (int n = 0; n < 16; ++n)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) part[i] += sm90::exp2_approx(fmaf(x[n * 4 + side * 2 + i], scale, base));
+        for (int i = 0; i < 2; ++i) part[i] += exp2_approx(fmaf(x[n * 4 + side * 2 + i], scale, base));
       sum[side] = part[0] + part[1];
       most[side] = top;
     }
@@ -119,8 +119,8 @@ struct Selector {
       for (int step = 1; step < 4; step *= 2) {
         const float other = __shfl_xor_sync(~0u, most[side], step), other_sum = __shfl_xor_sync(~0u, sum[side], step);
         const float top = fmaxf(most[side], other);
-        sum[side] = sum[side] * sm90::exp2_approx((most[side] - top) * scale) +
-                    other_sum * sm90::exp2_approx((other - top) * scale);
+        sum[side] =
+            sum[side] * exp2_approx((most[side] - top) * scale) + other_sum * exp2_approx((other - top) * scale);
         most[side] = top;
       }
       most[side] = sum[side] == sum[side] ? most[side] + (log2f(sum[side]) + p.threshold) / scale : NAN;
@@ -277,11 +277,7 @@ __device__ __forceinline__ void select(const ScoreParams &p) {
   if (p.stats == nullptr) return;
   const unsigned sums[3] = {__reduce_add_sync(~0u, s.kept), __reduce_add_sync(~0u, causal),
                             __reduce_add_sync(~0u, fallback)};
-#pragma unroll
-  for (int i = 0; i < 3; ++i)
-    if (s.lane == 0 && sums[i]) atomicAdd(counts + i, sums[i]);
-  __syncthreads();
-  if (thread < 3 && counts[thread]) atomicAdd(p.stats + thread, static_cast<unsigned long long>(counts[thread]));
+  add_counts(p.stats, counts, thread, s.lane, sums);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The Hopper instructions that the kernels here are made of, one thin function each: mbarrier, TMA loads, wgmma,
-// register reallocation. Names and operands follow the PTX manual; what a caller must know stands above each.
+// register reallocation. Names and operands follow the PTX manual; what a caller must know stands above each. With them
+// comes all of sm80.cuh.
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -7,11 +8,11 @@
 
 #include <cstdint>
 
+#include "sm80.cuh"
+
 namespace seer::sm90 {
 
-__device__ __forceinline__ uint32_t smem_address(const void *p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+using namespace seer::sm80;
 
 // --- mbarrier. A barrier is in phase 0 after init; wait(b, parity) returns once the phase of that parity has
 // completed, which it takes for granted when the current phase has the other parity: a waiter must know that it is at
@@ -62,19 +63,66 @@ __device__ __forceinline__ void tma_load_5d(void *smem, const CUtensorMap *map, 
       "l"(map), "r"(smem_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(policy)
       : "memory");
 }
-
 __device__ __forceinline__ void tma_prefetch_5d(const CUtensorMap *map, int c0, int c1, int c2, int c3, int c4) {
   asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(c0),
                "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+               : "memory");
+}
+// A box of two dimensions.
+__device__ __forceinline__ void tma_load_2d(void *smem, const CUtensorMap *map, uint64_t *barrier, int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
+          "r"(smem_address(smem)),
+      "l"(map), "r"(smem_address(barrier)), "r"(c0), "r"(c1)
+      : "memory");
+}
+// Bytes as they lie, a multiple of 16.
+__device__ __forceinline__ void bulk_load(void *smem, const void *from, uint32_t bytes, uint64_t *barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   smem_address(smem)),
+               "l"(from), "r"(bytes), "r"(smem_address(barrier))
                : "memory");
 }
 
 // Shared memory written by ordinary stores, then read by wgmma or TMA: in each writing thread, before the barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Where the launch lets this grid start before those ahead of it in the stream are done (programmatic stream
-// serialization): waits until they are and their writes are visible. Otherwise returns at once.
-__device__ __forceinline__ void wait_for_earlier_grids() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// --- Clusters of blocks of threads
+
+__device__ __forceinline__ int cluster_size() {
+  int n;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+  return n;
+}
+__device__ __forceinline__ int cluster_rank() {
+  int n;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(n));
+  return n;
+}
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Where block `rank` of the cluster has what this one has at `address`.
+__device__ __forceinline__ uint32_t address_in(uint32_t address, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+// Stores 8 bytes in a block of the cluster; its barrier counts them.
+__device__ __forceinline__ void send(uint32_t to, uint32_t barrier, float x, float y) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to), "f"(x),
+               "f"(y), "r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_wait_cluster(uint64_t *barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra.uni done;\nbra.uni again;\ndone:\n}" ::"r"(smem_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
 
 // --- Register reallocation: by all warps of a warpgroup, one branch of the role split each.
 
@@ -156,6 +204,24 @@ __device__ __forceinline__ void hold(float (&d)[kCount]) {
 SEER_WGMMA(__nv_bfloat16, "bf16")
 SEER_WGMMA(__half, "f16")
 #undef SEER_WGMMA
+
+// For the gate, of 128 columns: D = A B^T with A in registers, D = A B with B MN-major; both add to D if `accumulate`.
+__device__ __forceinline__ void wgmma_abt(__nv_bfloat16, float (&d)[64], const uint32_t (&a)[4], uint64_t b,
+                                          int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SEER_R64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 0;\n}"
+      : SEER_F64(d)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+}
+__device__ __forceinline__ void wgmma_ab(__nv_bfloat16, float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SEER_R64 "}, %64, %65, p, 1, 1, 0, 1;\n}"
+      : SEER_F64(d)
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
 #undef SEER_R64
 #undef SEER_R32
 #undef SEER_F64
@@ -164,11 +230,6 @@ SEER_WGMMA(__half, "f16")
 
 // --- Arithmetic
 
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ __forceinline__ float log2_approx(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -178,37 +239,6 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-// Two floats rounded to nearest, `low` in the lower half.
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-// What pack() packs.
-__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t x) {
-  return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
-}
-__device__ __forceinline__ float2 unpack(__half, uint32_t x) {
-  return __half22float2(*reinterpret_cast<const __half2 *>(&x));
-}
-// Not 0 if one of two values is infinite or no number.
-__device__ __forceinline__ uint32_t not_finite(__nv_bfloat16, uint32_t x) {
-  return ((x & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
-}
-__device__ __forceinline__ uint32_t not_finite(__half, uint32_t x) {
-  return ((x & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
-}
-// x = y if `so`. What the compiler must not turn into an index, which would put an array of registers into memory.
-__device__ __forceinline__ void choose(uint32_t &x, bool so, uint32_t y) {
-  asm("{\n.reg .pred p;\nsetp.ne.u32 p, %1, 0;\n@p mov.b32 %0, %2;\n}"
-      : "+r"(x)
-      : "r"(static_cast<uint32_t>(so)), "r"(y));
 }
 
 }  // namespace seer::sm90
