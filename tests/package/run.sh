@@ -131,11 +131,11 @@ way_deb() {
   "$source/tools/deb.sh" "$work/deb/packages" >log 2>&1 || { tail -n 30 log; return 1; }
   [ "$(find packages -name '*.deb' | wc -l)" = 3 ] || { echo "not three packages"; return 1; }
   for deb in packages/*.deb; do
-    dpkg-deb -x "$deb" "$work/deb/root" || return
+    dpkg-deb -x "$deb" "$work/deb/unpacked" || return
     dpkg-deb -f "$deb" Depends | grep -qE 'libc6|libseerattn0 \(= ' || { echo "$deb: no dependencies"; return 1; }
   done
-  [ "$("$work/deb/root/usr/bin/seer" --version)" = "seer $version" ] || { echo "seer --version: another version"; return 1; }
-  with_pkgconfig "$work/deb/root"
+  [ "$("$work/deb/unpacked/usr/bin/seer" --version)" = "seer $version" ] || { echo "seer --version: another version"; return 1; }
+  with_pkgconfig "$work/deb/unpacked"
 }
 
 unset LD_LIBRARY_PATH PKG_CONFIG_PATH PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR
