@@ -334,9 +334,16 @@ int32_t Recorder::clusters_at_once(const Kernel &kernel, const Launch &launch) {
   const auto key = std::make_tuple(kernel.function, launch.cluster, launch.shared);
   if (const auto known = clusters_.find(key); known != clusters_.end()) return known->second;
   int32_t count = 0;
-  const LaunchConfig config(launch, stream());
   // An error here is an answer: the size of the cluster is none of this device's.
-  if (fn_.cuOccupancyMaxActiveClusters(&count, kernel.function, &config.config) != CUDA_SUCCESS) count = 0;
+  if (launch.cluster > 1) {
+    const LaunchConfig config(launch, stream());
+    if (fn_.cuOccupancyMaxActiveClusters(&count, kernel.function, &config.config) != CUDA_SUCCESS) count = 0;
+  } else {  // of which the driver knows none
+    if (fn_.cuOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel.function, int(launch.threads), launch.shared) !=
+        CUDA_SUCCESS)
+      count = 0;
+    count *= device_.caps.multiprocessors;
+  }
   clusters_.emplace(key, count);
   return count;
 }

@@ -353,6 +353,11 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
   d().mapped.push_back(m);
   return CUDA_SUCCESS;
 }
+EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, CUfunction, int, size_t shared) {
+  ENTER("cuOccupancyMaxActiveBlocksPerMultiprocessor");
+  *count = static_cast<int>(233472 / (shared + 1024));
+  return CUDA_SUCCESS;
+}
 EXPORT CUresult cuOccupancyMaxActiveClusters(int *count, CUfunction, const CUlaunchConfig *config) {
   ENTER("cuOccupancyMaxActiveClusters");
   *count = 0;

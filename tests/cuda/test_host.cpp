@@ -443,6 +443,8 @@ TEST_CASE("select: rows are shared among as many blocks of a cluster as hold the
     uint32_t cluster;
   };
   for (const Case &c : {Case{64 * 64, "select_threshold_32", 1},
+                        {65 * 64, "select_cluster_128", 1},
+                        {256 * 64, "select_cluster_128", 1},
                         {257 * 64, "select_cluster_128", 2},
                         {513 * 64, "select_cluster_128", 4},
                         {1025 * 64, "select_cluster_128", 8}}) {
@@ -458,6 +460,8 @@ TEST_CASE("select: rows are shared among as many blocks of a cluster as hold the
       CHECK(l.kernel == c.kernel);
       CHECK(l.cluster == c.cluster);
       CHECK(l.grid[0] % c.cluster == 0);
+      // Clusters of one block: as many at a time as multiprocessors have room for.
+      if (c.tokens > 64 * 64 && c.cluster == 1) CHECK(l.grid[0] <= 132 * (233472 / (l.shared + 1024)));
     }
     CHECK(found == 1);
   }
