@@ -73,10 +73,10 @@ END
 build() {
   local again=()
   [ ! -f build-windows/build.ninja ] || again=(--reconfigure)
-  meson setup "${again[@]}" build-windows --cross-file "$toolchain/cross.ini" ${CI:+--werror} -Dtools=enabled -Dcuda=disabled
+  meson setup "${again[@]}" build-windows --cross-file "$toolchain/cross.ini" ${CI:+--werror} -Dtools=enabled
   # What the tests below need, and the command.
   ninja -C build-windows -j "$jobs" libseerattn-0.dll tools/seer.exe docs/example.exe tests/unit/unit.exe \
-    tests/api/api.exe tests/api/lifecycle.exe tests/api/convert.exe
+    tests/api/api.exe tests/api/lifecycle.exe tests/api/convert.exe tests/cuda/cuda-host.exe
 }
 
 run_tests() {
@@ -89,7 +89,7 @@ for command in "$@"; do
   case "$command" in
     setup | build) "$command" ;;
     test)
-      run_tests unit api lifecycle convert example
+      run_tests unit api lifecycle convert example cuda-host
       "$toolchain/wine" build-windows/tools/seer.exe check tests/golden/{llama-threshold,double-gate,qwen-yarn}
       ;;
     *) sed -n 's/^# //p' "$0" | head -n 3 >&2; exit 2 ;;

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <set>
 #include <thread>
 
@@ -229,7 +230,7 @@ public:
   }
   void *allocate(uint64_t size, int on) override {
     std::lock_guard lock(mutex);
-    void *made = std::aligned_alloc(256, (size + 255) / 256 * 256);
+    void *made = ::operator new(size, std::align_val_t(256));
     device[reinterpret_cast<uintptr_t>(made)] = size;
     device_of[reinterpret_cast<uintptr_t>(made)] = on;
     peak = std::max(peak, bytes());
@@ -239,7 +240,7 @@ public:
     std::lock_guard lock(mutex);
     run_all();
     expect(device.erase(reinterpret_cast<uintptr_t>(memory)) == 1, "memory freed that is not there");
-    std::free(memory);
+    ::operator delete(memory, std::align_val_t(256));
   }
   void run_all() override {
     std::lock_guard lock(mutex);

@@ -54,10 +54,8 @@ public:
   }
 
   seer_status make(const seer_submit &submit, seer_ticket *ticket) {
-    setenv("SEER_CUDA_TIER", tier_.c_str(), 1);
-    const seer_status status = record(submit, ticket);
-    unsetenv("SEER_CUDA_TIER");
-    return status;
+    const fake::Tier tier(tier_);
+    return record(submit, ticket);
   }
 
   const ContextHandle context;

@@ -91,13 +91,12 @@ TEST_CASE("attend: RoPE of q is its own, k has a rotated copy") {
   const auto context = make_context();
   for (const char *tier : {"sm90", "sm80", "plain"}) {
     CAPTURE(tier);
-    setenv("SEER_CUDA_TIER", tier, 1);
+    const fake::Tier only(tier);
     fake::control().reset();
     Attention a(1, 200, 392, 8, 2, 128);
     CHECK(run(context, a.desc) == SEER_OK);
     rotate(a.desc);
     CHECK(run(context, a.desc) == SEER_OK);
-    unsetenv("SEER_CUDA_TIER");
     const auto pools = launches("pool_"), all = launches("attend_");
     REQUIRE(pools.size() == 1);
     REQUIRE(all.size() == 2);
@@ -151,10 +150,6 @@ TEST_CASE("attend: the last rows of a few heads are walked in parts, which have 
 TEST_CASE("attend: which kernel, and what the others than Hopper's are given") {
   const Clean clean;
   const auto context = make_context();
-  struct Tier {
-    explicit Tier(const char *name) { setenv("SEER_CUDA_TIER", name, 1); }
-    ~Tier() { unsetenv("SEER_CUDA_TIER"); }
-  };
   const auto kernel = [&](Attention &a) {
     fake::control().reset();
     REQUIRE_MESSAGE(run(context, a.desc) == SEER_OK, seer_last_error());
@@ -165,7 +160,7 @@ TEST_CASE("attend: which kernel, and what the others than Hopper's are given") {
   Attention a(2, 200, 392, 8, 2, 128);
   CHECK(kernel(a).kernel == "attend_bf16_128");
   {
-    const Tier tier("sm80");
+    const fake::Tier tier("sm80");
     const fake::Launch l = kernel(a);
     CHECK(l.kernel == "attend_sm80_bf16_128");
     CHECK(l.grid[0] == 2 * 8 * 4);  // 4 times 64 rows
@@ -192,11 +187,11 @@ TEST_CASE("attend: which kernel, and what the others than Hopper's are given") {
     CHECK(l.attend_sequences[1].items == 32);
   }
   {
-    const Tier tier("plain");
+    const fake::Tier tier("plain");
     CHECK(kernel(a).kernel == "attend_plain_bf16_128");
   }
   {
-    const Tier tier("volta");
+    const fake::Tier tier("volta");
     CHECK(run(context, a.desc) == SEER_ERROR_INVALID_ARGUMENT);
   }
   Attention wide(1, 200, 392, 8, 2, 256), odd(1, 200, 392, 8, 2, 100), narrow(1, 200, 392, 8, 2, 40);
