@@ -352,6 +352,16 @@ void tell_weights() {
                    gl_CooperativeMatrixLayoutRowMajor);
 }
 
+// V of this subgroup's own keys, as far as one row of matrices goes. It is asked for as soon as it is there, so that the
+// question whether a maximum grew is answered meanwhile.
+MAT_B first_v[OUT_PARTS];
+
+void ask_first_v() {
+  [[unroll]] for (uint d = 0; d < OUT_PARTS; d++)
+    coopMatLoad(first_v[d], kv_tile, part * (OWN_KEYS * STRIDE + OWN_DIM / 8u) + (V_AT + d * (N / 8u)), STRIDE,
+                gl_CooperativeMatrixLayoutRowMajor);
+}
+
 void add_output() {
   [[unroll]] for (uint turned = 0; turned < SPLIT; turned++) {
     const uint x = turned == 0u ? part : (part + turned) % SPLIT;
@@ -366,8 +376,11 @@ void add_output() {
       }
       [[unroll]] for (uint d = 0; d < OUT_PARTS; d++) {
         MAT_B b;
-        coopMatLoad(b, kv_tile, v_at + (V_AT + n * N * STRIDE + d * (N / 8u)), STRIDE,
-                    gl_CooperativeMatrixLayoutRowMajor);
+        if (turned == 0u && n == 0u)
+          b = first_v[d];
+        else
+          coopMatLoad(b, kv_tile, v_at + (V_AT + n * N * STRIDE + d * (N / 8u)), STRIDE,
+                      gl_CooperativeMatrixLayoutRowMajor);
         [[unroll]] for (uint r = 0; r < TILES; r++)
           sum[r * OUT_PARTS + d] = coopMatMulAdd(w[r], b, sum[r * OUT_PARTS + d]);
       }
@@ -389,6 +402,7 @@ void take_turn(bool edge, uint v_key, uint k_key, uint s_key) {
     tell_weights();
     if (grows) tell_growth();
     barrier();
+    ask_first_v();
     if (growth_told()) {
       raise_together();
       find_weights();
@@ -402,6 +416,7 @@ void take_turn(bool edge, uint v_key, uint k_key, uint s_key) {
       find_weights();
     }
     barrier();
+    ask_first_v();
   }
   [[unroll]] for (uint i = 0; i < TILES * SLOTS; i++) total[i] += added[i];
   add_output();
