@@ -1,22 +1,38 @@
 #version 460
-// attend on VK_KHR_cooperative_matrix: f16, or bf16 where BFLOAT16 is defined, products of M x N x K with f32 sums.
+// attend on VK_KHR_cooperative_matrix: f16, or bf16 where BFLOAT16 is defined, products of M x N x K with f32 sums, for
+// drivers that do not say which element of a matrix a lane holds.
 //
-// A workgroup takes ROWS query rows of HEADS heads that share a KV head; each of its subgroups M of those rows. Keys
-// come in tiles of KEYS through shared memory, for the blocks that any of the heads keeps; a subgroup whose head does
-// not keep the block, or whose rows all lie before it, only helps to load. Q stays in A matrices and the output in
-// accumulators all the time. The row-wise part of the softmax goes through shared memory, SIZE / M lanes to a row: what
-// element of a matrix a lane holds is the driver's secret. Online softmax as in attend.comp.
+// A workgroup takes ROWS query rows of a head, or of HEADS heads that share a KV head and have no mask. Its subgroups
+// stand in a grid of HEADS * ROWS / (TILES * M) by SPLIT: of a tile of KEYS keys a subgroup computes the scores of its
+// TILES * M rows and of one part in SPLIT of the keys, then, with weights from shared memory, one part in SPLIT of the
+// output's channels. The output of a tile and the scores of the next are computed between the same two barriers; later
+// tiles are on their way in registers meanwhile:
+//
+//   barrier; V of t and K of t + 1 from registers to shared memory; weights of t
+//   barrier; output of t; ask for V of t + 1 and K of t + 2; scores of t + 1
+//
+// Online softmax on scores that are not scaled yet, element by element, where they are: everything that belongs to a
+// row is an accumulator, too, the bias with its maximum, say, and so has it where the scores have the row's elements.
+// Which these are tells a matrix of the elements' own numbers, loaded like any other; rows are added up at the end. A
+// row's maximum is raised, and what the row has summed up so far shrunk, only where weights by the old one are too
+// large. A subgroup that sees that brings its rows' maxima to the board, and all of the workgroup find their weights
+// again.
+//
+// Weights get their 16 bits in accumulators of f16: of bf16 they hold the bits, which asks for the same layout as f32's
+// have. Devices that have none, or another layout, take WIDE_WEIGHTS, narrowed on their way through shared memory.
 //
 // Tensors of bf16 on f16 matrices (DTYPE bf16 without BFLOAT16): exact from 2^-14 to 65504, below that with an error
 // under 2^-25. Items that hold more, or whose values are so small that this error shows, are marked in `redo`, and so
 // are those with Inf or NaN among values that some of their rows must not see (0 * NaN): attend.comp computes them again.
+//
+// Which branches are allowed: as in attend_flexible.comp.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_vote : require
-#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #ifdef BFLOAT16
 #extension GL_EXT_bfloat16 : require
@@ -29,24 +45,24 @@
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;
-layout(constant_id = 1) const uint ROWS = 64;    // divides BLOCK
-layout(constant_id = 2) const uint KEYS = 32;    // divides BLOCK
-layout(constant_id = 3) const uint HEADS = 1;    // divides the GQA group
-layout(constant_id = 4) const uint DIM = 128;    // channels, a multiple of N and K
-layout(constant_id = 5) const uint BLOCK = 64;   // tokens of a block of the mask
+layout(constant_id = 1) const uint ROWS = 64;   // divides BLOCK
+layout(constant_id = 2) const uint KEYS = 32;   // divides BLOCK
+layout(constant_id = 3) const uint HEADS = 1;   // divides the GQA group; more than 1 without a mask only
+layout(constant_id = 4) const uint DIM = 128;   // channels, a multiple of SPLIT * N and of K
+layout(constant_id = 5) const uint BLOCK = 64;  // tokens of a block of the mask
 layout(constant_id = 6) const uint DTYPE = 2;
 layout(constant_id = 7) const bool PAIRED = true;
-layout(constant_id = 8) const bool WIDE = true;  // every row begins at a multiple of 16 bytes of the buffer
-layout(constant_id = 9) const uint SIZE = 32;    // of a subgroup
-layout(constant_id = 10) const uint M = 16;
-layout(constant_id = 11) const uint N = 16;
-layout(constant_id = 12) const uint K = 16;
-layout(constant_id = 13) const bool AHEAD = true;   // load the next tile into registers while this one is used
-layout(constant_id = 14) const bool APART = true;   // K and V have shared memory of their own
-layout(constant_id = 15) const bool SPREAD = true;  // a row's factor becomes a matrix by a load of stride 0
-// Every subgroup comes to every subgroup_sync(): lavapipe takes them for barriers of the workgroup.
-layout(constant_id = 16) const bool EVEN = false;
-layout(constant_id = 17) const uint REDO_ROWS = 32;  // rows of an item of attend.comp
+layout(constant_id = 8) const bool WIDE = true;      // every row of q, k and v begins at a multiple of 16 bytes
+layout(constant_id = 9) const bool WIDE_OUT = true;  // and every row of out
+layout(constant_id = 10) const uint SIZE = 32;       // of a subgroup
+layout(constant_id = 11) const uint M = 16;
+layout(constant_id = 12) const uint N = 16;
+layout(constant_id = 13) const uint K = 16;
+layout(constant_id = 14) const uint TILES = 2;
+layout(constant_id = 15) const uint SPLIT = 2;
+layout(constant_id = 16) const uint TURNS = 2;  // of the loop over keys, 1 or 2; TURNS * KEYS divides BLOCK
+layout(constant_id = 17) const float SLACK = 8.0;
+layout(constant_id = 18) const uint REDO_ROWS = 32;  // rows of an item of attend.comp
 #include "attend_element.glsl"
 
 layout(push_constant, std430) uniform Push { AttendPush p; };
@@ -57,33 +73,52 @@ layout(std430, binding = 0) readonly buffer Q4 { uvec4 q_wide[]; };
 layout(std430, binding = 1) readonly buffer Keys4 { uvec4 k_wide[]; };
 layout(std430, binding = 2) readonly buffer V4 { uvec4 v_wide[]; };
 layout(std430, binding = 3) buffer Out { uint out_words[]; };
+layout(std430, binding = 3) writeonly buffer Out4 { uvec4 out_wide[]; };
 layout(std430, binding = 4) writeonly buffer Lse { float lse[]; };
 layout(std430, binding = 5) readonly buffer Mask { uint mask_words[]; };
 layout(std430, binding = 6) buffer Redo { uint redo[]; };  // a bit for each item of attend.comp
 
-const float kLowest = -1.0e38, kMasked = -3.0e38;
+// Of scores before they are scaled; kFlexibleScale in attend_tile.h keeps their products in range.
+const float kLowest = -1.0e30, kMasked = -3.0e30;
 const float kLn2 = 0.69314718055994531;
 
-const uint SUBGROUPS = THREADS / SIZE;
-const uint PER_HEAD = ROWS / M;  // subgroups; THREADS = HEADS * PER_HEAD * SIZE
-const uint LANES = SIZE / M;     // of a row
-const uint QUADS = KEYS / LANES / 4u;  // scores of a lane, by fours
-const uint CHUNKS = DIM / 8u;          // of a row, 16 bytes each
+const uint OWN = TILES * M;          // rows of a subgroup
+const uint ALL = HEADS * ROWS;
+const uint GROUPS = ALL / OWN;       // THREADS = GROUPS * SPLIT * SIZE
+const uint SUBGROUPS = GROUPS * SPLIT;
+const uint OWN_KEYS = KEYS / SPLIT, OWN_DIM = DIM / SPLIT;
+const uint KEY_PARTS = OWN_KEYS / N, OUT_PARTS = OWN_DIM / N;  // accumulators
+const uint DIM_PARTS = DIM / K, WEIGHT_PARTS = KEYS / K;       // A matrices
+const uint CHUNKS = DIM / 8u;        // of a row, 16 bytes each
 const uint PIECES = (KEYS * CHUNKS + THREADS - 1u) / THREADS;  // of a tile, a thread's
 const bool FULL = PIECES * THREADS == KEYS * CHUNKS;
+const bool EVEN = THREADS % CHUNKS == 0u;
+const uint STRIP = TURNS * KEYS;  // what the walk and the loop take at once
+const uint STRIPS = BLOCK / STRIP;
 
-// Rows of shared memory in units of 16 bytes, one unit longer than they need so that columns lie in distinct banks.
-const uint KV_STRIDE = CHUNKS + 1u;
-const uint S_STRIDE = KEYS / 4u + 1u;
+// Rows of shared memory in units of 16 bytes, an odd number, so that columns lie in distinct banks.
+const uint STRIDE = CHUNKS | 1u;
+const uint V_AT = KEYS * STRIDE;   // from K to V
+const uint CAPACITY = 2u * KEYS;   // rows
+const uint ROW_PIECES = (CAPACITY * CHUNKS + THREADS - 1u) / THREADS;
+const bool ROWS_FULL = ROW_PIECES * THREADS == CAPACITY * CHUNKS;
+const uint WEIGHT_STRIDE = KEYS / 8u | 1u;
 
 // attend_tile.cpp computes the same number of bytes.
-shared uvec4 kv_tile[(APART ? 2u : 1u) * KEYS * KV_STRIDE];
-shared uvec4 s_tile[SUBGROUPS * M * S_STRIDE];  // scores in f32, then over them weights in 16 bits
-shared float factor[SUBGROUPS * M * (SPREAD ? 1u : N)];
+shared uvec4 kv_tile[CAPACITY * STRIDE];
+shared uvec4 weight_tile[ALL * WEIGHT_STRIDE];
+#ifdef WIDE_WEIGHTS
+const uint WIDE_STRIDE = OWN_KEYS / 4u | 1u;
+shared vec4 wide_tile[SUBGROUPS * OWN * WIDE_STRIDE];
+#endif
+shared vec4 numbers[M * N / 4u];  // of the elements of an accumulator, row by row
+shared uint board[ALL];           // rows' maxima, ordered()
+shared float sums[SPLIT * ALL];   // of rows' weights, then the inverse of what they come to
+shared uint grown;                // the last turn in which a subgroup put maxima on the board
 shared uint marks;
-const uint V_AT = APART ? KEYS * KV_STRIDE : 0u;
 
 #define ACC coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>
+#define NARROW coopmat<float16_t, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>
 #define MAT_A coopmat<T, gl_ScopeSubgroup, M, K, gl_MatrixUseA>
 #define MAT_B coopmat<T, gl_ScopeSubgroup, K, N, gl_MatrixUseB>
 
@@ -107,8 +142,6 @@ const bool CONVERTS = false;
 const bool CONVERTS = DTYPE == kBf16;
 #endif
 
-// In the loop over keys there is no branch that lanes of a subgroup could take differently: attend_flexible.comp says
-// why.
 uint beyond = 0u;     // not 0: this thread met a value that f16 or a product with 0 does not bear
 uint largest_v = 0u;  // bits of this thread's largest |v|, of a bf16
 
@@ -130,246 +163,460 @@ void measure_v(uvec4 w) {
   largest_v = max(largest_v, max(max(most.x, most.y), max(most.z, most.w)));
 }
 
-uint own_head() { return gl_SubgroupID / PER_HEAD; }
-#include "attend_walk.glsl"
+const uint kNone = ~0u;
 
 uint thread() { return gl_SubgroupID * SIZE + gl_SubgroupInvocationID; }
+
+// The strips that the item's rows keep, the lowest first. All lanes load the same words of the mask, so that compilers
+// see that all of them walk the same way.
+uint mask_at, last_block;  // keys from (last_block + 1) * BLOCK on are seen by no row
+uint word, bits, bits_ahead;  // of the mask; its blocks still to come; and the word after it
+uint last_strip, strips_left;  // the strip told of last, and how many of its block are still to come
+
+uint word_of_mask(uint at) {
+  const uint last = last_block / 32u;
+  uint found = ~0u;
+  if ((p.flags & kAttendMask) != 0u) found = mask_words[mask_at + min(at, last)];
+  return at < last ? found : found & ~0u >> (31u - last_block % 32u);
+}
+
+void begin_walk() {
+  word = strips_left = 0u;
+  bits = word_of_mask(0u);
+  bits_ahead = word_of_mask(1u);
+}
+
+uint next_strip(uint end) {
+  if (STRIPS > 1u && strips_left != 0u && last_strip + STRIP < end) {
+    strips_left--;
+    last_strip += STRIP;
+    return last_strip;
+  }
+  while (bits == 0u && word != last_block / 32u) {
+    word++;
+    bits = bits_ahead;
+    bits_ahead = word_of_mask(word + 1u);
+  }
+  if (bits == 0u) return kNone;
+  last_strip = (word * 32u + uint(findLSB(bits))) * BLOCK;
+  bits &= bits - 1u;
+  strips_left = STRIPS - 1u;
+  return last_strip;
+}
+
+// Where a thread's pieces of a tile lie.
+uint row_of(uint piece) {
+  return EVEN ? thread() / CHUNKS + piece * (THREADS / CHUNKS) : (piece * THREADS + thread()) / CHUNKS;
+}
+uint chunk_of(uint piece) { return EVEN ? thread() % CHUNKS : (piece * THREADS + thread()) % CHUNKS; }
+
+uint k_base, v_base;
+uvec4 k_ahead[PIECES], v_ahead[PIECES];
+
+// Rows beyond the last key are the last key's: their weights are 0.
+void ask_k(uint key) {
+  [[unroll]] for (uint x = 0; x < PIECES; x++)
+    k_ahead[x] = k_chunk(k_base + min(key + row_of(x), p.key_end - 1u) * p.k_token, chunk_of(x));
+}
+
+void ask_v(uint key) {
+  [[unroll]] for (uint x = 0; x < PIECES; x++)
+    v_ahead[x] = v_chunk(v_base + min(key + row_of(x), p.key_end - 1u) * p.v_token, chunk_of(x));
+}
+
+void keep(uint piece, uint at, uvec4 w) {
+  if (FULL || row_of(piece) < KEYS) kv_tile[at + row_of(piece) * STRIDE + chunk_of(piece)] = w;
+}
+
+// Not 0 if any of the 16-bit values is Inf or NaN: their exponent is all ones, and the only one that 1 carries out of.
+uint specials(uvec4 w) {
+  const uint exponents = DTYPE == kF16 ? 0x7c007c00u : 0x7f807f80u, one = DTYPE == kF16 ? 0x04000400u : 0x00800080u;
+  const uvec4 carried = (w & exponents) + one;
+  return (carried.x | carried.y | carried.z | carried.w) & 0x80008000u;
+}
+
+// Of one of a lane's weights, over a subgroup's keys: beyond it, maxima are raised.
+float limit() { return exp2(SLACK) * float(KEY_PARTS); }
+
+MAT_A q[TILES * DIM_PARTS];
+ACC sum[TILES * OUT_PARTS];
+ACC s[TILES * KEY_PARTS];
+ACC bias[TILES];   // minus the maximum of the element's row as far as it was taken note of, scaled
+ACC total[TILES];  // of weights, element by element
+ACC added[TILES];  // to `total` by the tile
+uint group, part;  // where the subgroup stands in the grid
+uint own_sees;     // the last key that the subgroup's first row sees
+uint turn = 0u;
+
+
+void find_scores() {
+  [[unroll]] for (uint n = 0; n < TILES * KEY_PARTS; n++) s[n] = ACC(0.0);
+  [[unroll]] for (uint d = 0; d < DIM_PARTS; d++)
+    [[unroll]] for (uint n = 0; n < KEY_PARTS; n++) {
+      MAT_B b;
+      coopMatLoad(b, kv_tile, part * (OWN_KEYS * STRIDE) + (n * N * STRIDE + d * (K / 8u)), STRIDE,
+                  gl_CooperativeMatrixLayoutColumnMajor);
+      [[unroll]] for (uint r = 0; r < TILES; r++)
+        s[r * KEY_PARTS + n] = coopMatMulAdd(q[r * DIM_PARTS + d], b, s[r * KEY_PARTS + n]);
+    }
+}
+
+ACC load_numbers() {
+  ACC number;
+  coopMatLoad(number, numbers, 0u, N / 4u, gl_CooperativeMatrixLayoutRowMajor);
+  return number;
+}
+
+void hide_scores(uint key) {
+  const ACC number = load_numbers();
+  [[unroll]] for (uint r = 0; r < TILES; r++)
+    [[unroll]] for (uint n = 0; n < KEY_PARTS; n++)
+      [[unroll]] for (uint e = 0; e < number.length(); e++) {
+        const uint i = uint(number[e]);
+        const bool hidden = key + part * OWN_KEYS + n * N + i % N > min(own_sees + r * M + i / N, p.key_end - 1u);
+        s[r * KEY_PARTS + n][e] = hidden ? kMasked : s[r * KEY_PARTS + n][e];
+      }
+}
+
+uint weight_at(uint r, uint column) { return group * (OWN * WEIGHT_STRIDE) + (r * M * WEIGHT_STRIDE + column / 8u); }
 
 void subgroup_sync() {
   controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease);
 }
 
-uvec4 load_k(Tile t, uint piece) {
-  const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  const bool there = row < t.present;
-  const uvec4 w = k_chunk(t.k_at + (there ? row * p.k_token : 0u), x % CHUNKS);
-  return converted(there ? w : uvec4(0u));
+#ifdef BFLOAT16
+uint pack_weights(vec2 x) {
+  const uvec2 u = floatBitsToUint(x) + 0x8000u;
+  return u.x >> 16 | (u.y & 0xffff0000u);
 }
+#else
+uint pack_weights(vec2 x) { return packFloat2x16(f16vec2(x)); }
+#endif
 
-uvec4 load_v(Tile t, uint piece) {
-  const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  const bool there = row < t.present;
-  const uvec4 loaded = v_chunk(t.v_at + (there ? row * p.v_token : 0u), x % CHUNKS);
-  const uvec4 w = there ? loaded : uvec4(0u);
-  if (CONVERTS) measure_v(w);
-  if (!CONVERTS) beyond |= t.edge ? specials(w) : 0u;
-  return converted(w);
-}
-
-void keep(uint first, uint piece, uvec4 w) {
-  const uint x = piece * THREADS + thread(), row = x / CHUNKS;
-  if (FULL || row < KEYS) kv_tile[first + row * KV_STRIDE + x % CHUNKS] = w;
-}
-
-uvec4 k_ahead[PIECES], v_ahead[PIECES];
-
-// Goes to the next tile and begins to load it.
-void advance() {
-  step_walk();
-  if (AHEAD && next.key != kNone)
-    [[unroll]] for (uint x = 0; x < PIECES; x++) {
-      k_ahead[x] = load_k(next, x);
-      v_ahead[x] = load_v(next, x);
+// Puts the weights of the scores where the neighbours find them. Returns whether some lane's are too large.
+bool tell_weights() {
+  bool large = false;
+  [[unroll]] for (uint r = 0; r < TILES; r++) {
+    added[r] = ACC(0.0);
+    const ACC b = bias[r];
+    [[unroll]] for (uint n = 0; n < KEY_PARTS; n++) {
+      ACC weights;
+      [[unroll]] for (uint e = 0; e < weights.length(); e++) {
+        const float x = exp2(fma(s[r * KEY_PARTS + n][e], p.scale_log2, b[e]));
+        weights[e] = x;
+        added[r][e] += x;
+      }
+      const uint at = part * (OWN_KEYS / 8u) + weight_at(r, n * N);
+#ifdef WIDE_WEIGHTS
+      coopMatStore(weights, wide_tile, gl_SubgroupID * (OWN * WIDE_STRIDE) + r * M * WIDE_STRIDE + n * (N / 4u), WIDE_STRIDE,
+                   gl_CooperativeMatrixLayoutRowMajor);
+#elif defined(BFLOAT16)
+      NARROW narrow;
+      [[unroll]] for (uint e = 0; e < weights.length(); e++)
+        narrow[e] = unpackFloat2x16((floatBitsToUint(weights[e]) + 0x8000u) >> 16).x;
+      coopMatStore(narrow, weight_tile, at, WEIGHT_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+#else
+      coopMatStore(NARROW(weights), weight_tile, at, WEIGHT_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+#endif
     }
+    [[unroll]] for (uint e = 0; e < added[r].length(); e++) {
+      const bool too_large = added[r][e] > limit();
+      large = large || too_large;
+    }
+  }
+#ifdef WIDE_WEIGHTS
+  subgroup_sync();
+  [[unroll]] for (uint x = gl_SubgroupInvocationID; x < OWN * (OWN_KEYS / 8u); x += SIZE) {
+    const uint row = x / (OWN_KEYS / 8u), c = x % (OWN_KEYS / 8u);
+    const uint from = gl_SubgroupID * (OWN * WIDE_STRIDE) + row * WIDE_STRIDE + 2u * c;
+    const vec4 low = wide_tile[from], high = wide_tile[from + 1u];
+    weight_tile[(group * OWN + row) * WEIGHT_STRIDE + part * (OWN_KEYS / 8u) + c] =
+        uvec4(pack_weights(low.xy), pack_weights(low.zw), pack_weights(high.xy), pack_weights(high.zw));
+  }
+#endif
+  return subgroupAny(large);
 }
 
-// Makes a matrix of which every row is one number, that of the row's lanes; a subgroup_sync() belongs between.
-void store_factor(float value) {
-  const uint lane = gl_SubgroupInvocationID, first = gl_SubgroupID * M;
-  if (SPREAD) {
-    if (lane % LANES == 0u) factor[first + lane / LANES] = value;
-  } else {
-    for (uint c = lane % LANES; c < N; c += LANES) factor[(first + lane / LANES) * N + c] = value;
+// In the order of floats.
+uint ordered(float x) {
+  const uint u = floatBitsToUint(x);
+  return (u & 0x80000000u) != 0u ? ~u : u | 0x80000000u;
+}
+float unordered(uint u) { return uintBitsToFloat((u & 0x80000000u) != 0u ? u & 0x7fffffffu : ~u); }
+
+// Puts the maxima that this subgroup sees on the board.
+void tell_growth() {
+  const ACC number = load_numbers();
+  [[unroll]] for (uint r = 0; r < TILES; r++)
+    [[unroll]] for (uint e = 0; e < number.length(); e++) {
+      float most = s[r * KEY_PARTS][e];
+      [[unroll]] for (uint n = 1; n < KEY_PARTS; n++) most = max(most, s[r * KEY_PARTS + n][e]);
+      atomicMax(board[group * OWN + r * M + uint(number[e]) / N], ordered(most));
+    }
+  if (gl_SubgroupInvocationID == 0u) grown = turn;
+}
+
+void raise_together() {
+  const ACC number = load_numbers();
+  [[unroll]] for (uint r = 0; r < TILES; r++) {
+    ACC shrink;
+    [[unroll]] for (uint e = 0; e < number.length(); e++) {
+      const float most = unordered(board[group * OWN + r * M + uint(number[e]) / N]);
+      const float now = min(bias[r][e], -most * p.scale_log2);
+      shrink[e] = exp2(now - bias[r][e]);
+      bias[r][e] = now;
+    }
+    total[r] *= shrink;
+    [[unroll]] for (uint d = 0; d < OUT_PARTS; d++) sum[r * OUT_PARTS + d] *= shrink;
   }
 }
 
-ACC load_factor() {
-  const uint first = gl_SubgroupID * M;
-  ACC rows;
-  if (SPREAD)
-    coopMatLoad(rows, factor, first, 0u, gl_CooperativeMatrixLayoutColumnMajor);
-  else
-    coopMatLoad(rows, factor, first * N, N, gl_CooperativeMatrixLayoutRowMajor);
-  return rows;
+void add_output() {
+  [[unroll]] for (uint c = 0; c < WEIGHT_PARTS; c++) {
+    MAT_A w[TILES];
+    [[unroll]] for (uint r = 0; r < TILES; r++)
+      coopMatLoad(w[r], weight_tile, weight_at(r, c * K), WEIGHT_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+    [[unroll]] for (uint d = 0; d < OUT_PARTS; d++) {
+      MAT_B b;
+      coopMatLoad(b, kv_tile, part * (OWN_DIM / 8u) + (V_AT + c * K * STRIDE + d * (N / 8u)), STRIDE,
+                  gl_CooperativeMatrixLayoutRowMajor);
+      [[unroll]] for (uint r = 0; r < TILES; r++)
+        sum[r * OUT_PARTS + d] = coopMatMulAdd(w[r], b, sum[r * OUT_PARTS + d]);
+    }
+  }
 }
 
-uint pack(vec2 x) {
-#ifdef BFLOAT16
-  return f32_to_bf16(x.x) | (f32_to_bf16(x.y) << 16);
-#else
-  return packHalf2x16(x);
-#endif
+// A turn as described above: asks for V at v_key and for K at k_key, and finds the scores of the tile at s_key. Where
+// no row may see less than all keys, of this tile and that one, nothing is on the edge.
+void take_turn(bool edge, uint v_key, uint k_key, uint s_key) {
+  barrier();
+  [[unroll]] for (uint x = 0; x < PIECES; x++) {
+    if (CONVERTS) measure_v(v_ahead[x]);
+    if (!CONVERTS && edge) beyond |= specials(v_ahead[x]);
+    keep(x, V_AT, converted(v_ahead[x]));
+  [[unroll]] for (uint x = 0; x < PIECES; x++) keep(x, 0u, converted(k_ahead[x]));
+  }
+  const bool grows = tell_weights();
+  if (grows) tell_growth();
+  barrier();
+  if (subgroupAny(grown == turn)) {
+    raise_together();
+    tell_weights();
+    barrier();
+  }
+  turn++;
+  [[unroll]] for (uint r = 0; r < TILES; r++) total[r] += added[r];
+  add_output();
+  ask_v(v_key);
+  ask_k(k_key);
+  find_scores();
+  if (edge) hide_scores(s_key);
 }
 
-vec2 unpack(uint w) {
-#ifdef BFLOAT16
-  return vec2(uintBitsToFloat(w << 16), uintBitsToFloat(w & 0xffff0000u));
-#else
-  return unpackHalf2x16(w);
-#endif
+// The turns of the strip `now`, whose first tile's scores are there; `next` and `after` are strips that come after it,
+// or any where there is none.
+void take_strip(bool edge, uint now, uint next, uint after) {
+  if (TURNS == 1u) {
+    take_turn(edge, next, after, next);
+  } else {
+    take_turn(edge, now + KEYS, next, now + KEYS);
+    take_turn(edge, next, next + KEYS, next);
+  }
 }
 
 void main() {
   const uint w = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x;
   if (w >= p.count) return;
-  const uint item = p.first + w, units = p.heads / HEADS;
-  const uint head0 = item % units * HEADS;
-  const uint tile_index = p.tiles - 1u - item / units;  // long rows first
+  // One KV head after the other, so that caches hold what its rows share; long rows first.
+  const uint item = p.first + w, peers = p.group / HEADS, item_of_head = item % (p.tiles * peers);
+  const uint head0 = (item / (p.tiles * peers) * peers + item_of_head % peers) * HEADS;
+  const uint tile_index = p.tiles - 1u - item_of_head / peers;
   const uint query0 = tile_index * ROWS;
   const uint queries = min(p.q_rows - query0, ROWS);
+  const uint tid = thread();
+  const uint own_subgroup = subgroupBroadcastFirst(gl_SubgroupID);
+  group = own_subgroup / SPLIT;
+  part = own_subgroup % SPLIT;
+  own_sees = p.position + query0 + group * OWN % ROWS;
+  const uint end = min(p.position + query0 + queries, p.key_end);  // keys from here on are seen by no row
+  // Strips that begin before it are seen by all rows.
+  const uint all_see = min(p.position + query0 + 1u, p.key_end);
+  const uint inner_end = all_see < STRIP ? 0u : all_see - STRIP + 1u;
+  const uint kv_head = head0 / p.group;
+  k_base = p.k_base + kv_head * p.k_head;
+  v_base = p.v_base + kv_head * p.v_head;
+  mask_at = p.mask_base + head0 * p.mask_head + query0 / BLOCK * p.mask_row;
+  last_block = (end - 1u) / BLOCK;
+  begin_walk();
 
-  const uint lane = gl_SubgroupInvocationID, tid = thread();
-  const uint own_row0 = gl_SubgroupID % PER_HEAD * M;        // its first row
-  const uint s_at = gl_SubgroupID * M * S_STRIDE;
-  const uint row = own_row0 + lane / LANES;                  // of this lane
-  const uint s_lane = s_at + lane / LANES * S_STRIDE;        // that row of s_tile
-  const uint quad0 = lane % LANES * QUADS;
-
-  // Q, as many rows at a time as the tile of keys holds.
-  MAT_A q[DIM / K];
-  [[dont_unroll]] for (uint first = 0; first < HEADS * ROWS; first += KEYS) {
-    for (uint x = tid; x < KEYS * CHUNKS; x += THREADS) {
-      const uint r = first + x / CHUNKS, h = r / ROWS, i = query0 + r % ROWS;
-      uvec4 words = uvec4(0u);
-      if (h < HEADS && i < p.q_rows)
-        words = converted(q_chunk(p.q_base + (head0 + h) * p.q_head + i * p.q_token, x % CHUNKS));
-      kv_tile[x / CHUNKS * KV_STRIDE + x % CHUNKS] = words;
+  // Q, as many rows at a time as shared memory holds. Rows that do not exist are the last one's.
+  uint now, next, after;
+  [[dont_unroll]] for (uint first = 0; first < ALL; first += CAPACITY) {
+    uvec4 words[ROW_PIECES];
+    [[unroll]] for (uint x = 0; x < ROW_PIECES; x++) {
+      const uint r = first + row_of(x), h = min(r / ROWS, HEADS - 1u), i = query0 + min(r % ROWS, queries - 1u);
+      words[x] = q_chunk(p.q_base + (head0 + h) * p.q_head + i * p.q_token, chunk_of(x));
+    }
+    if (first == 0u) {
+      now = next_strip(end);
+      ask_k(now == kNone ? 0u : now);
+    }
+    [[unroll]] for (uint x = 0; x < ROW_PIECES; x++)
+      if (ROWS_FULL || row_of(x) < CAPACITY) kv_tile[row_of(x) * STRIDE + chunk_of(x)] = converted(words[x]);
+    barrier();
+    [[unroll]] for (uint r = 0; r < TILES; r++) {
+      const uint own = group * OWN + r * M;
+      if (own >= first && own < first + CAPACITY)
+        [[unroll]] for (uint d = 0; d < DIM_PARTS; d++)
+          coopMatLoad(q[r * DIM_PARTS + d], kv_tile, (own - first) * STRIDE + d * (K / 8u), STRIDE,
+                      gl_CooperativeMatrixLayoutRowMajor);
     }
     barrier();
-    const uint own = gl_SubgroupID * M;
-    if (own >= first && own < first + KEYS)
-      [[unroll]] for (uint d = 0; d < DIM / K; d++)
-        coopMatLoad(q[d], kv_tile, (own - first) * KV_STRIDE + d * K / 8u, KV_STRIDE,
-                    gl_CooperativeMatrixLayoutRowMajor);
+  }
+  if (tid == 0u) {
+    marks = 0u;
+    grown = ~0u;
+  }
+  for (uint x = tid; x < M * N / 4u; x += THREADS) numbers[x] = vec4(4u * x) + vec4(0.0, 1.0, 2.0, 3.0);
+  for (uint x = tid; x < ALL; x += THREADS) board[x] = ordered(kLowest);
+  [[unroll]] for (uint d = 0; d < TILES * OUT_PARTS; d++) sum[d] = ACC(0.0);
+  [[unroll]] for (uint r = 0; r < TILES; r++) {
+    bias[r] = ACC(-kLowest * p.scale_log2);
+    total[r] = ACC(0.0);
+  }
+
+  const bool asked = now != kNone;
+  if (asked) {
+    [[unroll]] for (uint x = 0; x < PIECES; x++) keep(x, 0u, converted(k_ahead[x]));
+    next = next_strip(end);
+    after = next_strip(end);
+    ask_v(now);
+    ask_k(TURNS > 1u ? now + KEYS : next == kNone ? now : next);
+  }
+  barrier();
+  if (asked) {
+    find_scores();
+    if (now >= inner_end) hide_scores(now);
+    [[dont_unroll]] while (next < inner_end) {
+      take_strip(false, now, next, after == kNone ? next : after);
+      now = next;
+      next = after;
+      after = next_strip(end);
+    }
+    [[dont_unroll]] while (now != kNone) {
+      take_strip(true, now, next == kNone ? now : next, after == kNone ? now : after);
+      now = next;
+      next = after;
+      after = next_strip(end);
+    }
+  }
+
+  // Sums of rows: of a matrix of `total` each, as many at a time as shared memory holds.
+  const uint MATRIX = M * N / 4u, FIT = CAPACITY * STRIDE / MATRIX, MATRICES = SUBGROUPS * TILES;
+  [[dont_unroll]] for (uint first = 0; first < MATRICES; first += FIT) {
     barrier();
-  }
-  if (tid == 0u) marks = 0u;
-
-  ACC sum[DIM / N];
-  [[unroll]] for (uint d = 0; d < DIM / N; d++) sum[d] = ACC(0.0);
-  // The sums of weights of this lane's keys: in f32 for the LSE, and of what the product with V sees for the output, so
-  // that the rounding of the weights, whichever way it goes, does not shift their mean.
-  float highest = kLowest, total = 0.0, rounded = 0.0;
-
-  begin_walk(head0, query0, queries);
-  const uint sees = walk.sees;
-  advance();
-  [[dont_unroll]] while (next.key != kNone) {
-    const Tile tile = next;
-    barrier();  // everyone is done with the tile before
-    [[unroll]] for (uint x = 0; x < PIECES; x++) {
-      keep(0u, x, AHEAD ? k_ahead[x] : load_k(tile, x));
-      if (APART) keep(V_AT, x, AHEAD ? v_ahead[x] : load_v(tile, x));
+    [[unroll]] for (uint r = 0; r < TILES; r++) {
+      const uint x = own_subgroup * TILES + r;
+      if (x >= first && x < first + FIT)
+        coopMatStore(total[r], kv_tile, (x - first) * MATRIX, N / 4u, gl_CooperativeMatrixLayoutRowMajor);
     }
     barrier();
-    if (AHEAD && APART) advance();
-    // Subgroup-uniform: whether some row of this subgroup sees some key of the tile.
-    const bool sees_some = tile.key <= sees + own_row0 + M - 1u, has_rows = own_row0 < queries;
-    const bool on = tile.kept && sees_some && has_rows;
-    if (on) {
-      for (uint n = 0; n < KEYS / N; n++) {
-        ACC scores = ACC(0.0);
-        [[unroll]] for (uint d = 0; d < DIM / K; d++) {
-          MAT_B b;
-          coopMatLoad(b, kv_tile, n * N * KV_STRIDE + d * K / 8u, KV_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
-          scores = coopMatMulAdd(q[d], b, scores);
-        }
-        coopMatStore(scores, s_tile, s_at + n * N / 4u, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+    for (uint x = tid; x < FIT * M; x += THREADS) {
+      const uint matrix = first + x / M, subgroup = matrix / TILES;
+      float all = 0.0;
+      [[unroll]] for (uint c = 0; c < N / 4u; c++) {
+        const vec4 four = uintBitsToFloat(kv_tile[x * (N / 4u) + c]);
+        all += (four.x + four.y) + (four.z + four.w);
       }
+      if (matrix < MATRICES)
+        sums[subgroup % SPLIT * ALL + subgroup / SPLIT * OWN + matrix % TILES * M + x % M] = all;
     }
-    if (!APART) {
-      uvec4 v[PIECES];
-      [[unroll]] for (uint x = 0; x < PIECES; x++) v[x] = AHEAD ? v_ahead[x] : load_v(tile, x);
-      barrier();  // everyone is done with K
-      [[unroll]] for (uint x = 0; x < PIECES; x++) keep(V_AT, x, v[x]);
-    }
-    if (on || EVEN) subgroup_sync();
-    vec4 score[QUADS];
-    float shrink = 1.0;
-    bool moved = false;  // some row's maximum
-    if (on) {
-      float most = highest;
-      [[unroll]] for (uint c = 0; c < QUADS; c++) {
-        vec4 x = uintBitsToFloat(s_tile[s_lane + quad0 + c]) * p.scale_log2;
-        if (tile.edge) {
-          const uvec4 at = uvec4(tile.key + (quad0 + c) * 4u) + uvec4(0u, 1u, 2u, 3u);
-          x = mix(x, vec4(kMasked), greaterThanEqual(at, uvec4(min(sees + row + 1u, p.key_end))));
-        }
-        score[c] = x;
-        most = max(most, max(max(x.x, x.y), max(x.z, x.w)));
-      }
-      [[unroll]] for (uint z = LANES / 2u; z > 0u; z >>= 1) most = max(most, subgroupShuffleXor(most, z));
-      shrink = exp2(highest - most);
-      moved = subgroupAny(most != highest);  // also for NaN
-      highest = most;
-      total *= shrink;
-      rounded *= shrink;
-    }
-    if (on || EVEN) subgroup_sync();  // everyone has read the scores that the weights go over
-    if (on) {
-      [[unroll]] for (uint c = 0; c < QUADS; c += 2u) {
-        const vec4 a = exp2(score[c] - highest), b = exp2(score[c + 1u] - highest);
-        const uvec4 packed = uvec4(pack(a.xy), pack(a.zw), pack(b.xy), pack(b.zw));
-        const vec2 part = (unpack(packed.x) + unpack(packed.y)) + (unpack(packed.z) + unpack(packed.w));
-        rounded += part.x + part.y;
-        const vec4 both = a + b;
-        total += (both.x + both.y) + (both.z + both.w);
-        s_tile[s_lane + (quad0 + c) / 2u] = packed;
-      }
-      store_factor(shrink);
-    }
-    if (on || EVEN) subgroup_sync();
-    if (!APART) barrier();  // V is there
-    if (on) {
-      if (moved) {
-        const ACC factors = load_factor();
-        [[unroll]] for (uint d = 0; d < DIM / N; d++) sum[d] *= factors;
-      }
-      for (uint c = 0; c < KEYS / K; c++) {
-        MAT_A weights;
-        coopMatLoad(weights, s_tile, s_at + c * K / 8u, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-        [[unroll]] for (uint d = 0; d < DIM / N; d++) {
-          MAT_B b;
-          coopMatLoad(b, kv_tile, V_AT + c * K * KV_STRIDE + d * N / 8u, KV_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-          sum[d] = coopMatMulAdd(weights, b, sum[d]);
-        }
-      }
-    }
-    if (!(AHEAD && APART)) advance();
+  }
+  barrier();
+  for (uint x = tid; x < ALL; x += THREADS) {
+    float all = 0.0;
+    [[unroll]] for (uint c = 0; c < SPLIT; c++) all += sums[c * ALL + x];
+    const bool none = all == 0.0;  // NaN is something
+    const uint row = x % ROWS;
+    if (DTYPE == kBf16 && none && asked) beyond = 1u;
+    sums[x] = none ? 0.0 : 1.0 / all;
+    if (row < queries && (p.flags & kAttendLse) != 0u)
+      lse[p.lse_base + (head0 + x / ROWS) * p.lse_head + (query0 + row) * p.lse_token] =
+          none ? uintBitsToFloat(0xff800000u) : (unordered(board[x]) * p.scale_log2 + log2(all)) * kLn2;
+  }
+  barrier();
+  const ACC number = load_numbers();
+  [[unroll]] for (uint r = 0; r < TILES; r++) {
+    ACC inverse;
+    [[unroll]] for (uint e = 0; e < number.length(); e++) inverse[e] = sums[group * OWN + r * M + uint(number[e]) / N];
+    [[unroll]] for (uint d = 0; d < OUT_PARTS; d++) sum[r * OUT_PARTS + d] *= inverse;
   }
 
-  [[unroll]] for (uint z = LANES / 2u; z > 0u; z >>= 1) {
-    total += subgroupShuffleXor(total, z);
-    rounded += subgroupShuffleXor(rounded, z);
-  }
-  const bool none = total == 0.0;  // NaN is something
-  const uint own_query = query0 + row, own = head0 + own_head();
-  if (lane % LANES == 0u && row < queries && (p.flags & kAttendLse) != 0u)
-    lse[p.lse_base + own * p.lse_head + own_query * p.lse_token] =
-        none ? uintBitsToFloat(0xff800000u) : (highest + log2(total)) * kLn2;
-  subgroup_sync();  // everyone has read the last factors
-  store_factor(none ? 0.0 : 1.0 / rounded);
-  subgroup_sync();
-  const ACC factors = load_factor();
-  [[unroll]] for (uint d0 = 0; d0 < DIM / N; d0 += KEYS / N) {
-    subgroup_sync();  // everyone has read s_tile
-    [[unroll]] for (uint d = 0; d < KEYS / N; d++)
-      if (d0 + d < DIM / N) {
-        sum[d0 + d] *= factors;
-        coopMatStore(sum[d0 + d], s_tile, s_at + d * N / 4u, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-      }
-    subgroup_sync();
-    const uint quads = min(KEYS, DIM - d0 * N) / 4u;  // of a row
-    for (uint x = lane; x < M * quads; x += SIZE) {
-      const uint r = x / quads, c = x % quads, i = own_row0 + r;
-      if (i < queries) {
-        const vec4 value = uintBitsToFloat(s_tile[s_at + r * S_STRIDE + c]);
-        const uint at = p.out_base + own * p.out_head + (query0 + i) * p.out_token;
-        store_out(at, d0 * N / 2u + 2u * c, value.xy);
-        store_out(at, d0 * N / 2u + 2u * c + 1u, value.zw);
+  // The output, as many matrices of rows at a time as shared memory holds.
+#ifndef WIDE_WEIGHTS
+  [[dont_unroll]] for (uint first = 0; first < ALL; first += CAPACITY) {
+    barrier();
+    [[unroll]] for (uint r = 0; r < TILES; r++) {
+      const uint mine = group * OWN + r * M;
+      if (mine >= first && mine < first + CAPACITY)
+        [[unroll]] for (uint d = 0; d < OUT_PARTS; d++)
+          {
+#ifdef BFLOAT16
+          NARROW narrow;
+          [[unroll]] for (uint e = 0; e < narrow.length(); e++)
+            narrow[e] = unpackFloat2x16(f32_to_bf16(sum[r * OUT_PARTS + d][e])).x;
+#else
+          const NARROW narrow = NARROW(sum[r * OUT_PARTS + d]);
+#endif
+          coopMatStore(narrow, kv_tile, (mine - first) * STRIDE + part * (OWN_DIM / 8u) + d * (N / 8u), STRIDE,
+                       gl_CooperativeMatrixLayoutRowMajor);
+          }
+    }
+    barrier();
+    [[unroll]] for (uint x = 0; x < ROW_PIECES; x++) {
+      const uint r = first + row_of(x), h = r / ROWS, i = query0 + r % ROWS, c = chunk_of(x);
+      if ((ROWS_FULL || row_of(x) < CAPACITY) && h < HEADS && i < p.q_rows) {
+        const uvec4 words = kv_tile[row_of(x) * STRIDE + c];
+        const uint at = p.out_base + (head0 + h) * p.out_head + i * p.out_token;
+        if (WIDE_OUT) {
+          out_wide[(at >> 3) + c] = words;
+        } else {
+          [[unroll]] for (uint k = 0; k < 4u; k++) store_out(at, 4u * c + k, widen(words[k]));
+        }
       }
     }
   }
+#else
+  const uint OUT_STRIDE = DIM / 4u | 1u, OUT_ROWS = CAPACITY * STRIDE / OUT_STRIDE / M * M;
+  [[dont_unroll]] for (uint first = 0; first < ALL; first += OUT_ROWS) {
+    barrier();
+    [[unroll]] for (uint r = 0; r < TILES; r++) {
+      const uint mine = group * OWN + r * M;
+      if (mine >= first && mine < first + OUT_ROWS)
+        [[unroll]] for (uint d = 0; d < OUT_PARTS; d++)
+          coopMatStore(sum[r * OUT_PARTS + d], kv_tile, (mine - first) * OUT_STRIDE + part * (OWN_DIM / 4u) + d * (N / 4u),
+                       OUT_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+    }
+    barrier();
+    for (uint x = tid; x < OUT_ROWS * CHUNKS; x += THREADS) {
+      const uint r = first + x / CHUNKS, h = r / ROWS, i = query0 + r % ROWS, c = x % CHUNKS;
+      if (h < HEADS && i < p.q_rows) {
+        const vec4 low = uintBitsToFloat(kv_tile[x / CHUNKS * OUT_STRIDE + 2u * c]);
+        const vec4 high = uintBitsToFloat(kv_tile[x / CHUNKS * OUT_STRIDE + 2u * c + 1u]);
+        const uint at = p.out_base + (head0 + h) * p.out_head + i * p.out_token;
+        if (WIDE_OUT) {
+          out_wide[(at >> 3) + c] = uvec4(narrow(low.x) | narrow(low.y) << 16, narrow(low.z) | narrow(low.w) << 16,
+                                          narrow(high.x) | narrow(high.y) << 16, narrow(high.z) | narrow(high.w) << 16);
+        } else {
+          store_out(at, 4u * c, low.xy);
+          store_out(at, 4u * c + 1u, low.zw);
+          store_out(at, 4u * c + 2u, high.xy);
+          store_out(at, 4u * c + 3u, high.zw);
+        }
+      }
+    }
+  }
+#endif
 
   // Marks: 1 = out of range, 2 = some V is large enough for f16's absolute error not to matter, 4 = some V is not 0.
   uint mark = beyond != 0u ? 1u : 0u;

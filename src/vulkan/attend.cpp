@@ -56,7 +56,7 @@ Scratch scratch_of(const Caps &caps, const AttendArgs &args) {
   const AttendShape shape{.dtype = args.q.dtype, .dim = args.q.dim, .block = args.block};
   const uint32_t redo_rows = redo_kernel(caps, shape).rows;
   std::string why;
-  if (attend_coopmat(caps, shape, 1, redo_rows, why))
+  if (!attend_coopmat(caps, shape, 1, redo_rows, why).empty())
     for (const Sequence &s : args.sequences)
       scratch.redo_words += uint64_t((s.q_len + redo_rows - 1) / redo_rows * args.q.heads) / 32 + kRedoParts;
   return scratch;
@@ -283,9 +283,13 @@ MatrixKernels choose_kernels(VulkanDevice &device, const AttendArgs &args, const
   const int64_t group = args.q.heads / args.k.heads;
   std::string why;
   const auto kernel = [&](AttendTier tier, uint32_t heads) -> std::optional<AttendKernel> {
-    if (tier == AttendTier::coopmat) return proven(device, shape, attend_coopmat(caps, shape, heads, redo_rows, why));
-    // Its scores meet their maximum before they are scaled.
+    // Scores meet their maximum before they are scaled.
     if (!(args.scale >= kFlexibleScale.first && args.scale <= kFlexibleScale.second)) return std::nullopt;
+    if (tier == AttendTier::coopmat) {
+      for (const AttendKernel &candidate : attend_coopmat(caps, shape, heads, redo_rows, why))
+        if (auto k = proven(device, shape, candidate)) return k;
+      return std::nullopt;
+    }
     for (const CoopShape &matrix : attend_matrices(caps, shape.dtype)) {
       if (caps.tier < AttendTier::flexible) break;
       const auto layout = coop_layout(device, matrix, attend_subgroup(caps));

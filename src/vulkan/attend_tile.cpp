@@ -75,18 +75,28 @@ uint32_t choice(const char *name, uint32_t chosen) {
   return text && *text ? uint32_t(std::strtoul(text, nullptr, 10)) : chosen;
 }
 
-struct CoopTile {
-  uint32_t rows, keys, heads, size;
-  CoopShape shape;
-  bool ahead, apart, spread;
+constexpr uint32_t kIntel = 0x8086;   // vendor
+constexpr float kSlack = 8;           // weights of up to 2^8
+constexpr uint32_t kNumbers = 65536;  // of a matrix's elements, that f32 tells apart
 
-  uint32_t subgroups() const { return heads * rows / shape.m; }
+struct CoopTile {
+  uint32_t rows, keys, heads, tiles, split, turns, size;
+  CoopShape shape;
+  bool wide;  // weights go through shared memory in f32
+
+  uint32_t own() const { return tiles * shape.m; }  // rows of a subgroup
+  uint32_t subgroups() const { return heads * rows / own() * split; }
   uint32_t threads() const { return subgroups() * size; }
+  uint32_t tile_chunks(int64_t dim) const { return 2 * keys * (uint32_t(dim) / 8 | 1); }
   // What attend_coopmat.comp declares.
   uint32_t shared_bytes(int64_t dim) const {
-    const auto kv = (apart ? 2 : 1) * keys * (uint32_t(dim) / 8 + 1);
-    return 16 * (kv + subgroups() * shape.m * (keys / 4 + 1)) + 4 * subgroups() * shape.m * (spread ? 1 : shape.n) + 4;
+    const uint32_t all = heads * rows;
+    const uint32_t f32_weights = wide ? subgroups() * own() * (keys / split / 4 | 1) : 0;
+    return 16 * (tile_chunks(dim) + all * (keys / 8 | 1) + f32_weights) +
+           4 * (shape.m * shape.n + (split + 1) * all + 2);
   }
+  // What a lane holds of queries and output all the time.
+  uint32_t lane_words(int64_t dim) const { return own() * uint32_t(dim) / size * (2 + split) / (2 * split); }
 };
 
 bool divides(int64_t a, int64_t b) { return a > 0 && b % a == 0; }
@@ -94,10 +104,10 @@ bool divides(int64_t a, int64_t b) { return a > 0 && b % a == 0; }
 // Whether the kernel's assumptions hold, but for what the device allows.
 bool sound(const CoopTile &t, const AttendShape &s) {
   const uint32_t m = t.shape.m, n = t.shape.n, k = t.shape.k;
-  const uint32_t lanes = m ? t.size / m : 0;
-  return divides(m, t.size) && (lanes & (lanes - 1)) == 0 && divides(8, k) && divides(8, n) && divides(n, s.dim) &&
-         divides(k, s.dim) && divides(n, t.keys) && divides(k, t.keys) && divides(m, t.keys) &&
-         divides(t.keys, s.block) && divides(m, t.rows) && divides(t.rows, s.block) && divides(8 * lanes, t.keys);
+  return divides(8, k) && divides(8, n) && divides(t.split * n, s.dim) && divides(k, s.dim) &&
+         divides(t.split * n, t.keys) && divides(k, t.keys) && divides(t.turns * t.keys, s.block) &&
+         divides(t.rows, s.block) && divides(t.own(), t.rows) && divides(m, 2 * t.keys) && m * n <= kNumbers &&
+         m * n / 4 <= t.tile_chunks(s.dim) && m * (uint32_t(s.dim) / 4 | 1) <= t.tile_chunks(s.dim);
 }
 
 // Of any kernel on matrices.
@@ -120,6 +130,54 @@ std::string lacks(const Caps &caps, const AttendShape &shape, AttendTier tier) {
 
 bool chooses_sizes(const Caps &caps) { return caps.subgroup_size_control && caps.full_subgroups; }
 
+// Two tiles of rows a subgroup, as each fragment of K and V serves both, where registers bear their queries and output.
+std::optional<CoopTile> coop_tile(const Caps &caps, const AttendShape &shape, const CoopShape &matrix, bool wide,
+                                  uint32_t heads, uint32_t redo_rows) {
+  const uint32_t most_words = caps.vendor_id == kIntel ? 64 : 128;
+  const uint32_t best_rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64)));
+  const uint32_t best_keys = choice("TILE_KEYS", caps.software() ? 16 : 32);
+  const uint32_t best_turns = choice("TILE_TURNS", caps.software() ? 1 : 2);
+  std::optional<CoopTile> best;
+  for (const uint32_t tiles : {choice("TILE_TILES", caps.software() ? 1 : 2), 1u})
+    for (const uint32_t split : {choice("TILE_SPLIT", 2), 1u})
+      for (uint32_t keys = best_keys; keys >= 16; keys /= 2)
+        for (uint32_t rows = best_rows; rows >= redo_rows; rows /= 2) {
+          const CoopTile t{.rows = rows,
+                           .keys = keys,
+                           .heads = heads,
+                           .tiles = tiles,
+                           .split = split,
+                           .turns = std::min(best_turns, std::max(uint32_t(shape.block) / keys, 1u)),
+                           .size = attend_subgroup(caps),
+                           .shape = matrix,
+                           .wide = wide};
+          if (!fits(t, caps, shape)) continue;
+          if (t.lane_words(shape.dim) <= most_words) return t;
+          if (!best || t.lane_words(shape.dim) < best->lane_words(shape.dim)) best = t;
+        }
+  return best;
+}
+
+AttendKernel kernel_of(const Caps &caps, const AttendShape &shape, const CoopTile &t, uint32_t redo_rows) {
+  const CoopShape &s = t.shape;
+  AttendKernel kernel;
+  kernel.tier = AttendTier::coopmat;
+  kernel.rows = t.rows;
+  kernel.heads = t.heads;
+  kernel.dense = t.heads > 1;
+  kernel.key = {
+      .module = std::string("attend_coopmat") + (s.bf16 ? "_bf16" : "_f16") + (t.wide ? "_wide" : ""),
+      .constants = {t.threads(), t.rows, t.keys, t.heads, uint32_t(shape.dim), uint32_t(shape.block),
+                    uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide), uint32_t(shape.wide_out),
+                    t.size, s.m, s.n, s.k, t.tiles, t.split, t.turns, std::bit_cast<uint32_t>(kSlack), redo_rows},
+      .bindings = kAttendBindings,
+      .push_bytes = sizeof(AttendPush),
+      .subgroup_size = chooses_sizes(caps) ? t.size : 0,
+      .full_subgroups = chooses_sizes(caps),
+      .shared_bytes = t.shared_bytes(shape.dim)};
+  return kernel;
+}
+
 }  // namespace
 
 std::vector<CoopShape> attend_matrices(const Caps &caps, DType dtype) {
@@ -132,52 +190,25 @@ std::vector<CoopShape> attend_matrices(const Caps &caps, DType dtype) {
 }
 
 uint32_t attend_subgroup(const Caps &caps) {
-  constexpr uint32_t kIntel = 0x8086;
   return chooses_sizes(caps) && caps.vendor_id == kIntel ? caps.min_subgroup_size : caps.subgroup_size;
 }
 
-std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads,
-                                           uint32_t redo_rows, std::string &why) {
+std::vector<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads, uint32_t redo_rows,
+                                         std::string &why) {
+  std::vector<AttendKernel> kernels;
   why = lacks(caps, shape, AttendTier::coopmat);
-  if (!why.empty()) return std::nullopt;
-  const uint32_t size = attend_subgroup(caps);
-  for (const CoopShape &s : attend_matrices(caps, shape.dtype))
-    for (const uint32_t keys : {choice("TILE_KEYS", 32), 16u})
-      for (uint32_t rows = choice("TILE_ROWS", uint32_t(std::min<int64_t>(shape.block, 64))); rows >= redo_rows;
-           rows /= 2)
-        for (const bool apart : {choice("TILE_APART", 1) != 0, false}) {
-          const CoopTile t{.rows = rows,
-                           .keys = keys,
-                           .heads = heads,
-                           .size = size,
-                           .shape = s,
-                           .ahead = choice("TILE_AHEAD", caps.software() ? 0 : 1) != 0,
-                           .apart = apart,
-                           .spread = choice("TILE_SPREAD", 1) != 0};
-          if (!fits(t, caps, shape)) continue;
-          AttendKernel kernel;
-          kernel.tier = AttendTier::coopmat;
-          kernel.rows = rows;
-          kernel.heads = heads;
-          kernel.key = {.module = s.bf16 ? "attend_coopmat_bf16" : "attend_coopmat_f16",
-                        .constants = {t.threads(), rows, keys, heads, uint32_t(shape.dim), uint32_t(shape.block),
-                                      uint32_t(shape.dtype), uint32_t(shape.paired), uint32_t(shape.wide), size, s.m,
-                                      s.n, s.k, uint32_t(t.ahead), uint32_t(t.apart), uint32_t(t.spread),
-                                      choice("TILE_EVEN", caps.software()), redo_rows},
-                        .bindings = kAttendBindings,
-                        .push_bytes = sizeof(AttendPush),
-                        .subgroup_size = chooses_sizes(caps) ? size : 0,
-                        .full_subgroups = chooses_sizes(caps),
-                        .shared_bytes = t.shared_bytes(shape.dim)};
-          return kernel;
-        }
-  why = kNoTile;
-  return std::nullopt;
+  if (!why.empty()) return kernels;
+  for (const CoopShape &matrix : attend_matrices(caps, shape.dtype))
+    for (const bool wide : {false, true}) {
+      if (!wide && (!matrix.f16_accumulators || choice("TILE_WIDE", 0) != 0)) continue;
+      if (const auto t = coop_tile(caps, shape, matrix, wide, heads, redo_rows))
+        kernels.push_back(kernel_of(caps, shape, *t, redo_rows));
+    }
+  if (kernels.empty()) why = kNoTile;
+  return kernels;
 }
 
 namespace {
-
-constexpr float kFlexibleSlack = 8;  // weights of up to 2^8
 
 struct FlexibleTile {
   uint32_t rows, keys, heads, tiles, step, size, m, n;
@@ -301,9 +332,9 @@ void add(KernelKey &key, std::initializer_list<uint32_t> constants) {
   key.constants.insert(key.constants.end(), constants.begin(), constants.end());
 }
 
-// A weight of up to 2^kFlexibleSlack is too much for sums in f16.
+// A weight of up to 2^kSlack is too much for sums in f16.
 uint32_t slack_of(const Caps &caps, const CoopShape &matrix) {
-  return std::bit_cast<uint32_t>(caps.f16_sums && matrix.f16_sums ? 0.0f : kFlexibleSlack);
+  return std::bit_cast<uint32_t>(caps.f16_sums && matrix.f16_sums ? 0.0f : kSlack);
 }
 
 // The tile of such a kernel; nothing, with the reason in `why`.

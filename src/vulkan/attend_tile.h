@@ -36,10 +36,11 @@ struct AttendKernel {
 // device. Throws unsupported where not even the smallest tile fits.
 AttendKernel attend_scalar(const Caps &caps, const AttendShape &shape, int64_t rows);
 
-// Cooperative matrices (shaders/attend_coopmat.comp). Items are `heads` heads, 1 or more, by at least redo_rows rows,
-// the rows of scalar's items. Nothing, with the reason in `why`, where the device or the shape does not allow it.
-std::optional<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads,
-                                           uint32_t redo_rows, std::string &why);
+// Cooperative matrices (shaders/attend_coopmat.comp): what may serve, the best first. Items are `heads` heads, 1 or, of
+// calls without a mask, more, by at least redo_rows rows, the rows of scalar's items. None, with the reason in `why`,
+// where the device or the shape does not allow it.
+std::vector<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads, uint32_t redo_rows,
+                                         std::string &why);
 
 // Cooperative matrices whose layout is known (shaders/attend_flexible.comp): the softmax stays in registers. As
 // attend_coopmat otherwise.
@@ -52,7 +53,7 @@ std::optional<AttendKernel> attend_split(const Caps &caps, const AttendShape &sh
                                          const CoopLayout &layout, uint32_t heads, uint32_t redo_rows,
                                          std::string &why);
 
-// The least and the largest scale that both take, and the most channels.
+// The least and the largest scale that all kernels on matrices take, and the most channels of those of the last tier.
 constexpr std::pair<double, double> kFlexibleScale{1e-15, 1e6};
 constexpr int64_t kFlexibleDim = 128;
 

@@ -54,12 +54,17 @@ void query_coopmat(const Instance &instance, VkPhysicalDevice device, bool secon
     if (e.scope == ext::kScopeSubgroup && f32 && (f16 || bf16) && !e.saturatingAccumulation)
       caps.coop_shapes.push_back({e.MSize, e.NSize, e.KSize, bf16});
   }
-  for (CoopShape &s : caps.coop_shapes)
+  for (CoopShape &s : caps.coop_shapes) {
+    s.f16_accumulators = std::any_of(entries.begin(), entries.end(), [&](const ext::CooperativeMatrixProperties &e) {
+      return e.scope == ext::kScopeSubgroup && e.MSize == s.m && e.NSize == s.n &&
+             (e.CType == ext::kFloat16 || e.ResultType == ext::kFloat16);
+    });
     s.f16_sums = std::any_of(entries.begin(), entries.end(), [&](const ext::CooperativeMatrixProperties &e) {
       return !s.bf16 && e.scope == ext::kScopeSubgroup && e.AType == ext::kFloat16 && e.BType == ext::kFloat16 &&
              e.CType == ext::kFloat16 && e.ResultType == ext::kFloat16 && !e.saturatingAccumulation && e.MSize == s.m &&
              e.NSize == s.n && e.KSize == s.k;
     });
+  }
   std::stable_sort(caps.coop_shapes.begin(), caps.coop_shapes.end(),
                    [](const CoopShape &a, const CoopShape &b) { return rank(a) < rank(b); });
   if (!second) return;

@@ -14,8 +14,9 @@ namespace seer::vulkan {
 // A shape of cooperative matrices at subgroup scope: C[m, n] += A[m, k] B[k, n] with f32 C.
 struct CoopShape {
   uint32_t m = 0, n = 0, k = 0;
-  bool bf16 = false;      // A and B; else f16
-  bool f16_sums = false;  // there is f16 C, too
+  bool bf16 = false;              // A and B; else f16
+  bool f16_sums = false;          // there is f16 C, too
+  bool f16_accumulators = false;  // of m x n, for whatever products
   bool operator==(const CoopShape &) const = default;
 };
 // Where the lanes of a subgroup hold the elements of an accumulator, and of an A matrix just so: element e of a lane

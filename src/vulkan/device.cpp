@@ -258,7 +258,7 @@ DeviceInfo describe(const Caps &caps) {
   // What a model's attention would get.
   const AttendShape shape{.dtype = DType::f16, .dim = 128, .block = 64, .paired = true, .wide = true};
   std::string why;
-  if (attend_coopmat(caps, shape, 1, 1, why)) {
+  if (!attend_coopmat(caps, shape, 1, 1, why).empty()) {
     const CoopShape &best = caps.coop_shapes.front();
     info.detail += ", cooperative matrices " + std::to_string(best.m) + "x" + std::to_string(best.n) + "x" +
                    std::to_string(best.k) + (caps.bf16_coopmat ? " f16 and bf16" : " f16");

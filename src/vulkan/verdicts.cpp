@@ -44,7 +44,9 @@ std::vector<char> Verdicts::pack(const Content &content) {
     to.put(verdict.taken);
     to.put(verdict.layouts.size());
     for (const auto &[shape, layout] : verdict.layouts) {
-      for (const uint32_t x : {shape.m, shape.n, shape.k, uint32_t(shape.bf16), uint32_t(shape.f16_sums)}) to.put(x);
+      for (const uint32_t x : {shape.m, shape.n, shape.k, uint32_t(shape.bf16), uint32_t(shape.f16_sums),
+                               uint32_t(shape.f16_accumulators)})
+        to.put(x);
       to.put(layout.has_value());
       const CoopLayout lay = layout.value_or(CoopLayout{});
       for (const uint32_t x : {lay.slots, lay.slot_shift, lay.lane_bits}) to.put(x);
@@ -69,6 +71,7 @@ Verdicts::Content Verdicts::unpack(const std::vector<char> &data) {
       for (uint32_t *x : {&shape.m, &shape.n, &shape.k}) *x = uint32_t(from.get());
       shape.bf16 = from.get() != 0;
       shape.f16_sums = from.get() != 0;
+      shape.f16_accumulators = from.get() != 0;
       const bool serves = from.get() != 0;
       CoopLayout layout;
       for (uint32_t *x : {&layout.slots, &layout.slot_shift, &layout.lane_bits}) *x = uint32_t(from.get());

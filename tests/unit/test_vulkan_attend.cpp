@@ -120,7 +120,7 @@ TEST_CASE("vulkan attend: a scalar tile for every device and shape") {
 }
 
 TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
-  int found = 0;
+  int found = 0, narrow = 0;
   for (const CoopShape &m : {CoopShape{16, 16, 16}, CoopShape{16, 8, 16}, CoopShape{8, 16, 16}, CoopShape{8, 8, 16},
                              CoopShape{8, 8, 8}, CoopShape{32, 32, 16}, CoopShape{7, 8, 8}})
     for (const uint32_t size : {4u, 8u, 16u, 32u, 64u, 128u})
@@ -128,30 +128,43 @@ TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
         for (const int64_t dim : {64, 80, 96, 128, 256})
           for (const int64_t block : {32, 64, 128})
             for (const uint32_t heads : {1u, 2u}) {
-              Caps caps = matrix_caps(shared, 512, size, {m});
+              CoopShape shape = m;
+              shape.f16_accumulators = block != 64;
+              const Caps caps = matrix_caps(shared, 512, size, {shape});
               std::string why;
-              const auto kernel =
+              const auto kernels =
                   attend_coopmat(caps, {.dtype = DType::bf16, .dim = dim, .block = block}, heads, 16, why);
-              CHECK(kernel.has_value() == why.empty());
-              if (!kernel) continue;
-              found++;
-              const auto &c = kernel->key.constants;
-              const uint32_t threads = c[0], rows = c[1], keys = c[2];
-              REQUIRE((threads == heads * rows / m.m * size && threads <= 512));
-              REQUIRE(kernel->key.shared_bytes <= shared);
-              REQUIRE((block % rows == 0 && block % keys == 0 && rows % 16 == 0));
-              // A subgroup's rows of Q come in one load, and each lane has whole 16 bytes of weights.
-              REQUIRE((keys % m.m == 0 && keys % (8 * (size / m.m)) == 0));
-              REQUIRE((dim % m.n == 0 && dim % m.k == 0 && keys % m.n == 0 && keys % m.k == 0));
-              REQUIRE(kernel->key.module == "attend_coopmat_f16");
+              CHECK(kernels.empty() == !why.empty());
+              for (const AttendKernel &kernel : kernels) {
+                found++;
+                const auto &c = kernel.key.constants;
+                const uint32_t threads = c[0], rows = c[1], keys = c[2], tiles = c[14], split = c[15], turns = c[16];
+                const bool wide = kernel.key.module == "attend_coopmat_f16_wide";
+                REQUIRE((wide || (shape.f16_accumulators && kernel.key.module == "attend_coopmat_f16")));
+                narrow += !wide;
+                REQUIRE((threads == heads * rows / (tiles * m.m) * split * size && threads <= 512));
+                REQUIRE(kernel.key.shared_bytes <= shared);
+                REQUIRE((block % rows == 0 && block % (turns * keys) == 0 && rows % 16 == 0 && kernel.rows == rows));
+                // A matrix's rows of Q come in one load; parts of keys and channels are whole matrices.
+                REQUIRE((2 * keys % m.m == 0 && rows % (tiles * m.m) == 0));
+                REQUIRE((dim % (split * m.n) == 0 && dim % m.k == 0));
+                REQUIRE((keys % (split * m.n) == 0 && keys % m.k == 0));
+                // Where the tiles of K and V were, there is room for a matrix of sums and for the output of its rows.
+                const int64_t words = 2 * keys * (dim / 8 | 1) * 4;
+                REQUIRE((m.m * m.n <= words && m.m * (dim / 4 | 1) * 4 <= words));
+                REQUIRE(kernel.dense == (heads > 1));
+              }
             }
   CHECK(found > 100);
+  CHECK(narrow > 50);
 
   Caps caps = matrix_caps(49152, 1024, 32, {{16, 16, 16, false}, {16, 16, 16, true}});
   std::string why;
   const AttendShape bf16{.dtype = DType::bf16, .dim = 128, .block = 64};
-  CHECK(attend_coopmat(caps, bf16, 1, 16, why)->key.module == "attend_coopmat_bf16");
-  CHECK(!attend_coopmat(caps, {.dtype = DType::f32, .dim = 128, .block = 64}, 1, 16, why));
+  CHECK(attend_coopmat(caps, bf16, 1, 16, why).front().key.module == "attend_coopmat_bf16_wide");
+  for (CoopShape &shape : caps.coop_shapes) shape.f16_accumulators = true;
+  CHECK(attend_coopmat(caps, bf16, 1, 16, why).front().key.module == "attend_coopmat_bf16");
+  CHECK(attend_coopmat(caps, {.dtype = DType::f32, .dim = 128, .block = 64}, 1, 16, why).empty());
   CHECK(!why.empty());
 }
 
@@ -242,7 +255,7 @@ TEST_CASE("vulkan attend: tiles of matrices of known layout keep what their kern
   caps.tier = AttendTier::coopmat;
   CHECK(!attend_flexible(caps, bf16, caps.coop_shapes[1], {}, 1, 16, why));
   CHECK(why == "SEER_VK_TIER");
-  CHECK(attend_coopmat(caps, bf16, 1, 16, why).has_value());
+  CHECK(!attend_coopmat(caps, bf16, 1, 16, why).empty());
 }
 
 TEST_CASE("vulkan attend: tiles that subgroups split keep what their kernel assumes") {

@@ -3,6 +3,7 @@
 # where it was not run.
 #   swiftshader     of Chromium: subgroups of 4; no arithmetic in f16 and no storage of 16 bits
 #   lavapipe        of Debian sid, with cooperative matrices
+#   coopmat, wide   the same with attend's kernels for matrices of any layout, or those without accumulators of f16
 #   lavapipe-WIDTH  the same with vectors of WIDTH bits: subgroups of WIDTH / 32; its cooperative matrices crash there
 #   races           lavapipe under GPU-assisted validation, which reports races in shared memory. It knows barriers of
 #                   workgroups only: not for kernels whose subgroups exchange values through shared memory
@@ -25,6 +26,12 @@ case $driver in
     . "$here/env.sh"
     # Heads of 64 channels take select's kernels for matrices, which no CPU takes by itself.
     export SEER_VK_TILE_SELECT_CPU=64
+    ;;
+  coopmat | wide)
+    # shellcheck source=/dev/null
+    . "$here/env.sh"
+    export SEER_VK_TIER=coopmat
+    [ "$driver" = coopmat ] || export SEER_VK_TILE_WIDE=1
     ;;
   lavapipe-*)
     # shellcheck source=/dev/null
