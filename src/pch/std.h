@@ -1,6 +1,5 @@
 // Precompiled where a build asks for it (-Db_pch=true: .ci/run with sanitizers): what nearly every file includes.
 // No file may count on it: most builds do without.
-#pragma once
 #include <algorithm>
 #include <array>
 #include <atomic>
