@@ -203,7 +203,6 @@ uint group, part;  // where the subgroup stands in the grid
 uint own_sees;     // the last key that the subgroup's first row sees
 uint turn = 0u;
 
-
 void find_scores() {
   [[unroll]] for (uint n = 0; n < TILES * KEY_PARTS; n++) s[n] = ACC(0.0);
   [[unroll]] for (uint d = 0; d < DIM_PARTS; d++)
@@ -349,8 +348,8 @@ void take_turn(bool edge, uint v_key, uint k_key, uint s_key) {
     if (CONVERTS) measure_v(v_ahead[x]);
     if (!CONVERTS && edge) beyond |= specials(v_ahead[x]);
     keep(x, V_AT, converted(v_ahead[x]));
-  [[unroll]] for (uint x = 0; x < PIECES; x++) keep(x, 0u, converted(k_ahead[x]));
   }
+  [[unroll]] for (uint x = 0; x < PIECES; x++) keep(x, 0u, converted(k_ahead[x]));
   const bool grows = tell_weights();
   if (grows) tell_growth();
   barrier();
@@ -514,8 +513,7 @@ void main() {
     [[unroll]] for (uint r = 0; r < TILES; r++) {
       const uint mine = group * OWN + r * M;
       if (mine >= first && mine < first + CAPACITY)
-        [[unroll]] for (uint d = 0; d < OUT_PARTS; d++)
-          {
+        [[unroll]] for (uint d = 0; d < OUT_PARTS; d++) {
 #ifdef BFLOAT16
           NARROW narrow;
           [[unroll]] for (uint e = 0; e < narrow.length(); e++)
@@ -525,7 +523,7 @@ void main() {
 #endif
           coopMatStore(narrow, kv_tile, (mine - first) * STRIDE + part * (OWN_DIM / 8u) + d * (N / 8u), STRIDE,
                        gl_CooperativeMatrixLayoutRowMajor);
-          }
+        }
     }
     barrier();
     [[unroll]] for (uint x = 0; x < ROW_PIECES; x++) {

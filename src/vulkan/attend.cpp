@@ -55,8 +55,7 @@ Scratch scratch_of(const Caps &caps, const AttendArgs &args) {
   }
   const AttendShape shape{.dtype = args.q.dtype, .dim = args.q.dim, .block = args.block};
   const uint32_t redo_rows = redo_kernel(caps, shape).rows;
-  std::string why;
-  if (!attend_coopmat(caps, shape, 1, redo_rows, why).empty())
+  if (attend_coopmat_serves(caps, shape, redo_rows))
     for (const Sequence &s : args.sequences)
       scratch.redo_words += uint64_t((s.q_len + redo_rows - 1) / redo_rows * args.q.heads) / 32 + kRedoParts;
   return scratch;

@@ -193,17 +193,36 @@ uint32_t attend_subgroup(const Caps &caps) {
   return chooses_sizes(caps) && caps.vendor_id == kIntel ? caps.min_subgroup_size : caps.subgroup_size;
 }
 
+namespace {
+
+// Shows the tiles of attend_coopmat.comp, the best first, to `taken` until it says yes; returns whether it did.
+template <class Taken>
+bool any_tile(const Caps &caps, const AttendShape &shape, uint32_t heads, uint32_t redo_rows, Taken taken) {
+  for (const CoopShape &matrix : attend_matrices(caps, shape.dtype))
+    for (const bool wide : {false, true}) {
+      if (!wide && (!matrix.f16_accumulators || choice("TILE_WIDE", 0) != 0)) continue;
+      const auto tile = coop_tile(caps, shape, matrix, wide, heads, redo_rows);
+      if (tile && taken(*tile)) return true;
+    }
+  return false;
+}
+
+}  // namespace
+
+bool attend_coopmat_serves(const Caps &caps, const AttendShape &shape, uint32_t redo_rows) {
+  return lacks(caps, shape, AttendTier::coopmat).empty() &&
+         any_tile(caps, shape, 1, redo_rows, [](const CoopTile &) { return true; });
+}
+
 std::vector<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads, uint32_t redo_rows,
                                          std::string &why) {
   std::vector<AttendKernel> kernels;
   why = lacks(caps, shape, AttendTier::coopmat);
   if (!why.empty()) return kernels;
-  for (const CoopShape &matrix : attend_matrices(caps, shape.dtype))
-    for (const bool wide : {false, true}) {
-      if (!wide && (!matrix.f16_accumulators || choice("TILE_WIDE", 0) != 0)) continue;
-      if (const auto t = coop_tile(caps, shape, matrix, wide, heads, redo_rows))
-        kernels.push_back(kernel_of(caps, shape, *t, redo_rows));
-    }
+  any_tile(caps, shape, heads, redo_rows, [&](const CoopTile &tile) {
+    kernels.push_back(kernel_of(caps, shape, tile, redo_rows));
+    return false;
+  });
   if (kernels.empty()) why = kNoTile;
   return kernels;
 }

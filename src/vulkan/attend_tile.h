@@ -42,6 +42,9 @@ AttendKernel attend_scalar(const Caps &caps, const AttendShape &shape, int64_t r
 std::vector<AttendKernel> attend_coopmat(const Caps &caps, const AttendShape &shape, uint32_t heads, uint32_t redo_rows,
                                          std::string &why);
 
+// Whether attend_coopmat has a kernel for one head: what a call's scratch depends on, found without naming kernels.
+bool attend_coopmat_serves(const Caps &caps, const AttendShape &shape, uint32_t redo_rows);
+
 // Cooperative matrices whose layout is known (shaders/attend_flexible.comp): the softmax stays in registers. As
 // attend_coopmat otherwise.
 std::optional<AttendKernel> attend_flexible(const Caps &caps, const AttendShape &shape, const CoopShape &matrix,

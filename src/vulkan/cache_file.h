@@ -33,7 +33,7 @@ public:
 
 private:
   struct Header {
-    char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '4'};
+    char magic[8] = {'S', 'E', 'E', 'R', 'V', 'K', '0', '5'};
     uint64_t bytes = 0, hash = 0;  // of what follows
     uint32_t vendor_id = 0, device_id = 0, driver_version = 0, driver_id = 0;
     uint8_t cache_uuid[16] = {}, driver_uuid[16] = {};
