@@ -132,9 +132,10 @@ TEST_CASE("vulkan attend: matrix tiles keep what their kernel assumes") {
               shape.f16_accumulators = block != 64;
               const Caps caps = matrix_caps(shared, 512, size, {shape});
               std::string why;
-              const auto kernels =
-                  attend_coopmat(caps, {.dtype = DType::bf16, .dim = dim, .block = block}, heads, 16, why);
+              const AttendShape of{.dtype = DType::bf16, .dim = dim, .block = block};
+              const auto kernels = attend_coopmat(caps, of, heads, 16, why);
               CHECK(kernels.empty() == !why.empty());
+              if (heads == 1) CHECK(attend_coopmat_serves(caps, of, 16) == !kernels.empty());
               for (const AttendKernel &kernel : kernels) {
                 found++;
                 const auto &c = kernel.key.constants;
